@@ -1,0 +1,395 @@
+"""The one definition of every config key, and the check of all of it before the first job.
+
+Light on purpose: it is read on every ``snakemake -n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from cellmill.embedders import Embedder
+from cellmill.errors import CellmillError, nearest
+from cellmill.exports import Export, Exports
+from cellmill.sources import Source
+from cellmill.spec import Column, Fraction, Name, Organism, PositiveInt, Spec
+from cellmill.tokenizers import Tokenizer
+
+CONFIG_FILE = "config/config.yaml"
+DATASET_FOLDER = "config/datasets"
+
+
+class Columns(Spec):
+    """Which obs columns mean what, and which stay with the cells."""
+
+    batch: Column | None = None
+    """Column of the sequencing batch: thresholds are set per batch. `null`: one batch."""
+    label: Column | None = None
+    """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
+    keep: list[Column] = []
+    """More obs columns to carry into every export. Batch, label and the column of the split stay in any case."""
+
+
+class Genes(Spec):
+    """How genes are named."""
+
+    ids: str = "auto"
+    """`auto`: Ensembl ids from the var index or a var column, else the names as they are; or `index`, or a var column."""
+
+
+class Quality(Spec):
+    """Which cells are kept. Every bound is optional; what is dropped is counted by its first reason."""
+
+    mads: dict[str, float | None] = {
+        "log1p_total_counts": 5,
+        "log1p_n_genes_by_counts": 5,
+        "pct_counts_in_top_20_genes": 5,
+        "pct_counts_mt": 5,
+    }
+    """Metric: how many median absolute deviations from the median of its batch a cell may lie. Your map replaces this one."""
+    min_genes: int = Field(default=1, ge=0)
+    """Fewest genes with a count."""
+    min_counts: int = Field(default=1, ge=0)
+    """Fewest counts."""
+    max_pct_mt: float | None = Field(default=None, ge=0, le=100)
+    """Largest percentage of mitochondrial counts. `null`: no bound."""
+    min_batch_cells: PositiveInt = 50
+    """A batch with fewer cells takes the thresholds of the whole dataset."""
+
+    @field_validator("mads")
+    @classmethod
+    def _known_metrics(cls, value: dict[str, float | None]) -> dict[str, float | None]:
+        from cellmill.quality.names import METRICS
+
+        for metric, n_mads in value.items():
+            if metric not in METRICS:
+                raise ValueError(f"no metric '{metric}'. {nearest(metric, METRICS)}")
+            if n_mads is not None and n_mads <= 0:
+                raise ValueError(f"{metric}: {n_mads} MADs would drop every cell; take a number above 0, or null")
+        return value
+
+
+class Split(Spec):
+    """Who trains and who tests, decided before anything is fitted."""
+
+    by: str = "cell"
+    """`cell`, or an obs column (donor, study, drug): then no group stands on two sides."""
+    fractions: dict[Name, Fraction] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    """Share of the cells (or groups) in each split; must add up to 1 and have `train`."""
+    seed: int = 0
+    """Another seed, another split; the same seed, the same split, whatever the parts and their order."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _sum_to_one(cls, value: dict[str, float]) -> dict[str, float]:
+        total = sum(value.values())
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the fractions add up to {total:g}, not to 1")
+        if value.get("train", 0) <= 0:
+            raise ValueError("there is no 'train' above 0: what is learned from the data is learned there")
+        return value
+
+
+class VariableGenes(Spec):
+    """Variable genes over the training cells of all parts."""
+
+    flavor: Literal["seurat"] = "seurat"
+    """`seurat`: normalised dispersion in bins of mean expression, as scanpy's default."""
+    n_top: PositiveInt = 2000
+    """How many genes count as variable; where fewer vary, all that do."""
+
+
+class Dataset(Spec):
+    """One dataset: `config/datasets/<name>.yaml`."""
+
+    title: str
+    """A title for the report and the dataset card."""
+    source: Source
+    """Where the raw data come from."""
+    exports: list[str]
+    """Which exports to make, by path: `hf/cells`, `mds/tokens`, … as defined in config.yaml."""
+    organism: Organism = "homo_sapiens"
+    """Which mitochondrial, ribosomal and haemoglobin genes to look for."""
+    counts: str = Field(default="auto", pattern=r"^(auto|X|raw|layers/.+)$")
+    """Where the raw counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
+    cell_ids: Literal["barcode", "part_barcode"] = "barcode"
+    """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
+    columns: Columns = Columns()
+    """Which obs columns mean what."""
+    genes: Genes = Genes()
+    """How genes are named."""
+    quality: Quality = Quality()
+    """Which cells are kept."""
+    split: Split = Split()
+    """Who trains and who tests."""
+    variable_genes: VariableGenes = VariableGenes()
+    """Which genes vary."""
+    tokenizers: list[Name] = ["rank"]
+    """Tokenizers to run, by name in config.yaml; what an export needs is run in any case."""
+    embedders: list[Name] = ["hvg", "pca"]
+    """Embedders to run, by name in config.yaml; what an export needs is run in any case."""
+
+    @property
+    def kept_columns(self) -> list[str]:
+        """Obs columns that stay with the cells, each once, in a stable order."""
+        split = [] if self.split.by == "cell" else [self.split.by]
+        named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
+        return list(dict.fromkeys([*named, *split, *self.columns.keep]))
+
+
+class Config(Spec):
+    """`config/config.yaml`: the datasets to make, and everything they refer to by name."""
+
+    datasets: list[Name]
+    """Which datasets to make: names of files in `config/datasets/`. On the command line: `--config 'datasets=["pbmc68k"]'`."""
+    mirror: str | None = None
+    """A folder with a `SHA256SUMS` that is asked before the network, for machines without internet. `null`: none."""
+    tokenizers: dict[Name, Tokenizer] = {}
+    """Tokenizers by name."""
+    embedders: dict[Name, Embedder] = {}
+    """Embedders by name."""
+    exports: Exports = Exports()
+    """Exports by format and name."""
+
+
+class Project(Spec):
+    """The whole checked configuration: what the workflow works from."""
+
+    config: Config
+    datasets: dict[str, Dataset]
+
+    def tokenizers_of(self, dataset: str) -> list[str]:
+        """Tokenizers to run: those asked for and those that an export needs."""
+        spec = self.datasets[dataset]
+        return list(dict.fromkeys([*spec.tokenizers, *(t for e in self.exports_of(dataset).values() for t in e.tokenizers)]))
+
+    def embedders_of(self, dataset: str) -> list[str]:
+        """Embedders to run: those asked for and those that an export needs."""
+        spec = self.datasets[dataset]
+        return list(dict.fromkeys([*spec.embedders, *(m for e in self.exports_of(dataset).values() for m in e.embedders)]))
+
+    def exports_of(self, dataset: str) -> dict[str, Export]:
+        """The dataset's exports by path, with their specs."""
+        known = self.config.exports.by_path()
+        return {path: known[path] for path in self.datasets[dataset].exports}
+
+    def resolved(self, dataset: str) -> dict[str, Any]:
+        """Everything that shapes this dataset, defaults filled in: what stands in `results/<dataset>/config.json`."""
+        return {
+            "dataset": self.datasets[dataset].model_dump(mode="json"),
+            "tokenizers": {n: self.config.tokenizers[n].model_dump(mode="json") for n in self.tokenizers_of(dataset)},
+            "embedders": {n: self.config.embedders[n].model_dump(mode="json") for n in self.embedders_of(dataset)},
+            "exports": {p: e.model_dump(mode="json") for p, e in self.exports_of(dataset).items()},
+        }
+
+
+class ConfigError(CellmillError):
+    """Every problem of the configuration at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listing = "\n".join(f"  - {p}" for p in problems)
+        super().__init__("The configuration", f"has {count}:\n{listing}\n", "Every key is explained in config/README.md.")
+
+
+def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        problems.append(f"{path}: not valid YAML ({' '.join(str(error).split())}).")
+        return {}
+    if not isinstance(loaded, dict):
+        problems.append(f"{path}: found {type(loaded).__name__}, expected keys and values.")
+        return {}
+    return loaded
+
+
+def _known_keys(model: type[Spec], location: Iterable[Any]) -> list[str]:
+    """The keys that are allowed at ``location`` of ``model``: walked through unions, maps and lists."""
+    current: Any = model
+    for step in location:
+        current = _step(current, step)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Spec) else []
+
+
+def _step(annotation: Any, step: Any) -> Any:
+    from typing import get_args, get_origin
+
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        field = annotation.model_fields.get(str(step))
+        return field.annotation if field else None
+    args = get_args(annotation)
+    if get_origin(annotation) in (dict, list):
+        return args[-1]
+    for arg in args:  # a union: the step is the discriminator's value
+        for member in get_args(arg) or (arg,):
+            if isinstance(member, type) and issubclass(member, Spec):
+                kind = member.model_fields.get("kind")
+                if kind is not None and kind.default == step:
+                    return member
+    return annotation
+
+
+def _explain(where: str, model: type[Spec], error: ValidationError) -> list[str]:
+    problems = []
+    for entry in error.errors():
+        location = [str(step) for step in entry["loc"]]
+        shown = ".".join(location)
+        kind, context = entry["type"], entry.get("ctx", {})
+        if kind == "extra_forbidden":
+            known = _known_keys(model, entry["loc"][:-1])
+            text = f"unknown key '{location[-1]}'. {nearest(location[-1], known)}"
+        elif kind == "missing":
+            text = "this key is missing."
+        elif kind == "union_tag_invalid":
+            tags = [t.strip(" '") for t in str(context["expected_tags"]).split(",")]
+            text = f"no kind '{context['tag']}'. {nearest(str(context['tag']), tags)}"
+        elif kind == "union_tag_not_found":
+            text = "this needs a 'kind'."
+        else:
+            found = entry["input"]
+            text = entry["msg"].removeprefix("Value error, ").rstrip(".") + "."
+            if kind != "value_error":
+                text += f" Found: {found!r}."
+        problems.append(f"{where}, {shown}: {text}")
+    return problems
+
+
+def _validated(model: type[Any], values: Any, where: str, problems: list[str]) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems.extend(_explain(where, model, error))
+        return None
+
+
+def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = ".") -> Project:
+    """Read, validate and cross-check the whole configuration.
+
+    Args:
+        values: the merged top-level config (from Snakemake); read from ``config/config.yaml`` where absent.
+        root: the working folder; all paths are relative to it.
+
+    Raises:
+        ConfigError: with every problem found, not only the first.
+    """
+    base, problems = Path(root), list[str]()
+    if values is None:
+        values = _read_yaml(base / CONFIG_FILE, problems)
+    config: Config | None = _validated(Config, dict(values), CONFIG_FILE, problems)
+    names = config.datasets if config else [n for n in values.get("datasets") or [] if isinstance(n, str)]
+    datasets: dict[str, Dataset] = {}
+    available = sorted(p.stem for p in (base / DATASET_FOLDER).glob("*.yaml"))
+    for name in dict.fromkeys(names):
+        where = f"{DATASET_FOLDER}/{name}.yaml"
+        if name not in available:
+            problems.append(f"{CONFIG_FILE}, datasets: no file {where}. {nearest(name, available)}")
+            continue
+        dataset = _validated(Dataset, _read_yaml(base / where, problems), where, problems)
+        if dataset is not None:
+            datasets[name] = dataset
+            if config is not None:
+                problems.extend(f"{where}, {p}" for p in _cross_check(config, dataset))
+            problems.extend(f"{where}, {p}" for p in _check_files(dataset, base))
+    if config is not None:
+        problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config))
+    if not names:
+        problems.append(f"{CONFIG_FILE}, datasets: no dataset is named. {nearest('', available)}")
+    if problems or config is None:
+        raise ConfigError(problems)
+    return Project(config=config, datasets=datasets)
+
+
+def _cross_check(config: Config, dataset: Dataset) -> list[str]:
+    problems = []
+    families: tuple[tuple[str, list[str], Iterable[str]], ...] = (
+        ("tokenizers", list(dataset.tokenizers), config.tokenizers),
+        ("embedders", list(dataset.embedders), config.embedders),
+        ("exports", dataset.exports, config.exports.by_path()),
+    )
+    for family, asked, known in families:
+        for name in asked:
+            if name not in known:
+                problems.append(f"{family}: '{name}' is not defined in {CONFIG_FILE}. {nearest(name, known)}")
+    exports = config.exports.by_path()
+    for path in dataset.exports:
+        if path in exports:
+            problems.extend(f"exports: {path}: {p}" for p in exports[path].problems(dataset))
+    for name in dataset.tokenizers:
+        column = getattr(config.tokenizers.get(name), "library_size", None)
+        if column is not None and column not in dataset.kept_columns:
+            problems.append(f"columns.keep: tokenizer '{name}' takes the library size from '{column}', which is not kept.")
+    return problems
+
+
+def _check_exports(config: Config) -> list[str]:
+    problems = []
+    for path, spec in config.exports.by_path().items():
+        where = "exports." + path.replace("/", ".")
+        for family, names, known in (
+            ("tokenizer", spec.tokenizers, config.tokenizers),
+            ("embedder", spec.embedders, config.embedders),
+        ):
+            for name in names:
+                if name not in known:
+                    problems.append(f"{where}: no {family} '{name}' is defined. {nearest(name, known)}")
+    return problems
+
+
+def _check_files(dataset: Dataset, base: Path) -> list[str]:
+    """What can be known of the files before anything runs: that they are there, and that the columns are."""
+    from cellmill.contracts.counts import RESERVED_COLUMNS
+
+    problems = []
+    for column in dataset.kept_columns:
+        if column in RESERVED_COLUMNS:
+            problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
+    for key, found in dataset.source.local_files(base).items():
+        if found is None:
+            problems.append(f"source.{key}: no such file. Paths are relative to the folder that snakemake runs in.")
+            continue
+        columns = _obs_columns(found)
+        if columns is None:
+            continue
+        asked: list[tuple[str, str]] = [("columns.keep", c) for c in dataset.columns.keep]
+        asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
+        asked += [("split.by", dataset.split.by)] if dataset.split.by != "cell" else []
+        for key_, column in asked:
+            if column not in columns:
+                problems.append(f"{key_}: no column '{column}' in {found.name}. {nearest(column, columns)}")
+    return problems
+
+
+def _obs_columns(path: Path) -> list[str] | None:
+    """Names of the obs columns of an h5ad file, or None where it cannot be read so early."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            obs = file["obs"]
+            if isinstance(obs, h5py.Group):
+                return [str(c) for c in obs.attrs.get("column-order", [])]
+            return [str(c) for c in obs.dtype.names or ()]
+    except (OSError, KeyError):
+        return None  # retrieve_part and measure_quality say what is wrong with it
+
+
+SCHEMA_FILE = "config/schema.json"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of both kinds of config file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "cellmill configuration",
+        "config": Config.model_json_schema(),
+        "dataset": Dataset.model_json_schema(),
+    }
+
+
+__all__ = ["Config", "ConfigError", "Dataset", "Project", "json_schema", "load_project"]

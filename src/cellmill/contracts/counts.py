@@ -1,0 +1,1 @@
+RESERVED_COLUMNS: frozenset[str] = frozenset()

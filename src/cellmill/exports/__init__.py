@@ -1,0 +1,41 @@
+"""Aligned rows to the formats people train from. One file per format; these unions are the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cellmill.exports.hdf5 import Hdf5Counts
+from cellmill.exports.hf import HfMultiplets, HfSingle
+from cellmill.exports.mds import MdsTokens
+from cellmill.exports.scdl import ScdlCounts
+from cellmill.spec import Name, Spec
+
+Format = Literal["hf", "mds", "hdf5", "scdl"]
+Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
+Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts
+
+
+class Exports(Spec):
+    """Every export by format and name; a dataset asks for one by its path, such as `hf/cells`."""
+
+    hf: dict[Name, Hf] = {}
+    """Hugging Face datasets: `datasets.load_dataset("results/<dataset>/hf/<name>")`."""
+    mds: dict[Name, MdsTokens] = {}
+    """MosaicML MDS shards: `streaming.StreamingDataset(local="results/<dataset>/mds/<name>/train")`."""
+    hdf5: dict[Name, Hdf5Counts] = {}
+    """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
+    scdl: dict[Name, ScdlCounts] = {}
+    """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
+
+    def by_path(self) -> dict[str, Export]:
+        """Every export under its path, such as `hf/cells`."""
+        return {
+            f"{format_}/{name}": spec
+            for format_ in ("hf", "mds", "hdf5", "scdl")
+            for name, spec in getattr(self, format_).items()
+        }
+
+
+__all__ = ["Export", "Exports", "Format", "Hdf5Counts", "HfMultiplets", "HfSingle", "MdsTokens", "ScdlCounts"]
