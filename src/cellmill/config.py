@@ -103,6 +103,14 @@ class VariableGenes(Spec):
     """How many genes count as variable; where fewer vary, all that do."""
 
 
+class CellRules(Spec):
+    """What decides a cell's fate and what stays with it: all that `process_part` depends on."""
+
+    quality: Quality
+    split: Split
+    kept_columns: list[Column]
+
+
 class Dataset(Spec):
     """One dataset: `config/datasets/<name>.yaml`."""
 
@@ -139,6 +147,12 @@ class Dataset(Spec):
         split = [] if self.split.by == "cell" else [self.split.by]
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         return list(dict.fromkeys([*named, *split, *self.columns.keep]))
+
+
+    @property
+    def cell_rules(self) -> CellRules:
+        """What `process_part` depends on."""
+        return CellRules(quality=self.quality, split=self.split, kept_columns=self.kept_columns)
 
 
 class Config(Spec):

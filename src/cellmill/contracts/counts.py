@@ -1,1 +1,123 @@
-RESERVED_COLUMNS: frozenset[str] = frozenset()
+"""``processed/{part}.h5ad``: the kept cells of a part as raw counts in the dataset's gene space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellmill.contracts.versions import COUNTS
+from cellmill.errors import CellmillError
+from cellmill.quality.names import METRICS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import scipy.sparse as sp
+
+RESERVED_COLUMNS = frozenset({"cell_id", "split", "genes", "counts", "input_ids", *METRICS})
+"""Obs columns that cellmill writes itself."""
+
+
+class CountsPart:
+    """One processed part, read in row blocks; row *i* is row *i* of every later file of the part.
+
+    Raises:
+        CellmillError: not a file of this contract, or of another version of it.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        from cellmill.matrix.reader import open_h5ad
+
+        self.path = Path(path)
+        self._file = open_h5ad(self.path)
+        said = self._file["uns/cellmill"][()] if "uns/cellmill" in self._file else b"{}"
+        self.facts: dict[str, Any] = json.loads(said)
+        COUNTS.verify(self.path, self.facts.get("contract"))
+        x = self._file["X"]
+        self.n_cells, self.n_genes = (int(n) for n in x.attrs["shape"])
+        self._data, self._indices = x["data"], x["indices"]
+
+    def __enter__(self) -> CountsPart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the counts: the same in every part of a dataset."""
+        return self._data.dtype
+
+    @cached_property
+    def _indptr(self) -> np.ndarray:
+        return self._file["X/indptr"][:]
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """Obs (cells, columns), indexed by ``cell_id``."""
+        from anndata.io import read_elem
+
+        return read_elem(self._file["obs"])
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """The gene space (genes, columns), indexed by ``gene_id``."""
+        from anndata.io import read_elem
+
+        return read_elem(self._file["var"])
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of rows ``start`` to ``stop`` (n, genes), CSR, sorted indices."""
+        import numpy as np
+        import scipy.sparse as sp
+
+        lo, hi = self._indptr[start], self._indptr[stop]
+        try:
+            arrays = (self._data[lo:hi], self._indices[lo:hi], (self._indptr[start : stop + 1] - lo).astype(np.int32))
+        except OSError as error:
+            raise CellmillError(self.path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
+        matrix = sp.csr_matrix(arrays, shape=(stop - start, self.n_genes), copy=False)
+        matrix.has_sorted_indices = matrix.has_canonical_format = True
+        return matrix
+
+    def blocks(self, rows: int = 8_192) -> Iterator[tuple[int, int, sp.csr_matrix]]:
+        """``(start, stop, counts)`` over all rows, at most ``rows`` at once."""
+        for start in range(0, self.n_cells, rows):
+            stop = min(start + rows, self.n_cells)
+            yield start, stop, self.rows(start, stop)
+
+    def obs_table(self) -> pa.Table:
+        """Obs as Arrow: ``cell_id`` first, categories as strings, integers as int64, floats as float64."""
+        import pyarrow as pa
+
+        columns: dict[str, pa.Array] = {"cell_id": pa.array(self.obs.index.astype(str), pa.large_string())}
+        for name, values in self.obs.items():
+            columns[str(name)] = to_arrow(values)
+        return pa.table(columns)
+
+
+def to_arrow(values: pd.Series) -> pa.Array:
+    """An obs column as string, bool, int64 or float64; missing values stay missing."""
+    import pandas as pd
+    import pyarrow as pa
+
+    is_type = pd.api.types
+    if isinstance(values.dtype, pd.CategoricalDtype) and values.cat.categories.dtype.kind in "biuf":
+        values = pd.Series(values.to_numpy())
+    for test, type_ in (
+        (is_type.is_bool_dtype, pa.bool_()),
+        (is_type.is_integer_dtype, pa.int64()),
+        (is_type.is_float_dtype, pa.float64()),
+    ):
+        if test(values.dtype):
+            return pa.array(values, from_pandas=True).cast(type_)
+    try:
+        array = pa.array(values, from_pandas=True).cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):  # mixed objects
+        array = pa.array([None if pd.isna(v) else str(v) for v in values], pa.string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -1,0 +1,92 @@
+"""The gene files: names per part, the gene space, sums per part, and ``genes.parquet``."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cellmill.contracts import parquet
+from cellmill.contracts.versions import GENE_SPACE, GENE_SUMS, GENES, PART_GENES
+from cellmill.errors import CellmillError
+from cellmill.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellmill.genes.identifiers import PartGenes
+
+
+def write_part_genes(path: str | PathLike[str], genes: PartGenes) -> None:
+    """``quality/{part}.genes.parquet``: how a raw file names its genes, a row per column of its matrix."""
+    table = pa.table(
+        {
+            "gene_id": pa.array(genes.gene_ids, pa.string()),
+            "gene_symbol": pa.array(genes.gene_symbols, pa.string(), from_pandas=True),
+        }
+    )
+    parquet.write(path, table, PART_GENES, {"taken_from": genes.taken_from, "merged": genes.n_merged})
+
+
+def read_part_genes(path: str | PathLike[str]) -> PartGenes:
+    from cellmill.genes.identifiers import PartGenes
+
+    table, facts = parquet.read(path, PART_GENES)
+    ids, symbols = (np.array(table[c].to_pylist(), object) for c in ("gene_id", "gene_symbol"))
+    return PartGenes(ids, symbols, facts["taken_from"])
+
+
+def write_space(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """``genes/space.parquet``: ``gene_id``, ``gene_symbol``, sorted by id."""
+    parquet.write(path, table, GENE_SPACE, facts)
+
+
+def read_space(path: str | PathLike[str]) -> pd.DataFrame:
+    return parquet.read(path, GENE_SPACE)[0].to_pandas()
+
+
+def write_sums(path: str | PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    """``genes/{part}.npz``: sums over the training cells of a part, as whole numbers, so that they add up exactly."""
+    write_arrays(path, arrays, str(GENE_SUMS))
+
+
+def read_sums(path: str | PathLike[str]) -> dict[str, np.ndarray]:
+    return read_arrays(path, GENE_SUMS)
+
+
+def write_arrays(path: str | PathLike[str], arrays: dict[str, np.ndarray], contract: str) -> None:
+    """An npz without time stamps (numpy writes none) and without pickles, with its contract inside."""
+    with replacing(path) as aside, open(aside, "wb") as stream:
+        said = np.frombuffer(json.dumps({"contract": contract}).encode(), np.uint8)
+        np.savez_compressed(stream, allow_pickle=False, cellmill=said, **arrays)
+
+
+def read_arrays(path: str | PathLike[str], contract: Any) -> dict[str, np.ndarray]:
+    """The arrays of an npz of this contract."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise CellmillError(path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
+    contract.verify(path, json.loads(arrays.pop("cellmill").tobytes())["contract"])
+    return arrays
+
+
+def write_genes(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """``genes/genes.parquet``: the gene space with statistics over the training cells of all parts."""
+    parquet.write(path, table, GENES, facts)
+
+
+def read_genes(path: str | PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    table, facts = parquet.read(path, GENES)
+    return table.to_pandas(), facts
+
+
+def variable_columns(genes: pd.DataFrame, n: int) -> np.ndarray:
+    """int64 (m <= n,): columns of the gene space of the ``n`` most variable genes, in the order of their rank."""
+    ranks = genes["variable_rank"].to_numpy()
+    columns = np.flatnonzero((ranks >= 0) & genes["variable"].to_numpy())
+    return columns[np.argsort(ranks[columns], kind="stable")][:n]

@@ -1,0 +1,61 @@
+"""``quality/{part}.parquet``, ``quality/thresholds.json`` and ``processed/{part}.cells.parquet``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+import pyarrow as pa
+
+from cellmill.contracts import parquet
+from cellmill.contracts.versions import CELLS, QUALITY, THRESHOLDS
+from cellmill.files import read_json, write_json
+from cellmill.quality.names import METRICS
+
+_WHOLE = ("n_genes_by_counts", "total_counts")
+
+QUALITY_SCHEMA = pa.schema(
+    [
+        pa.field("cell_id", pa.large_string(), nullable=False),
+        pa.field("batch", pa.string(), nullable=False),
+        *(pa.field(m, pa.int64() if m in _WHOLE else pa.float64()) for m in METRICS),
+    ]
+)
+CELLS_SCHEMA = pa.schema(
+    [
+        pa.field("cell_id", pa.large_string(), nullable=False),
+        pa.field("batch", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+    ]
+)
+
+
+def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], facts: dict[str, Any]) -> None:
+    """One row per raw cell, in the order of the raw file; facts: where the counts are and why, the largest count."""
+    parquet.write_batches(path, QUALITY_SCHEMA, batches, QUALITY, facts)
+
+
+def read_quality(path: str | PathLike[str]) -> tuple[pa.Table, dict[str, Any]]:
+    return parquet.read(path, QUALITY)
+
+
+def write_thresholds(path: str | PathLike[str], thresholds: dict[str, Any]) -> None:
+    """Bounds per batch and metric, over all parts."""
+    write_json(path, {"contract": str(THRESHOLDS), **thresholds})
+
+
+def read_thresholds(path: str | PathLike[str]) -> dict[str, Any]:
+    thresholds: dict[str, Any] = read_json(path)
+    THRESHOLDS.verify(path, thresholds.get("contract"))
+    return thresholds
+
+
+def write_cells(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """One row per raw cell: ``kept`` or the first reason why not, and the split of the kept."""
+    parquet.write(path, table, CELLS, facts)
+
+
+def read_cells(path: str | PathLike[str]) -> tuple[pa.Table, dict[str, Any]]:
+    return parquet.read(path, CELLS)

@@ -1,0 +1,57 @@
+"""Every contract and its version. Bytes changed? Raise the number here.
+
+The number is a param of the rule that writes the file, so that Snakemake reruns exactly the right jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cellmill.errors import CellmillError
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A kind of file and the version of its layout."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    def verify(self, where: object, found: object) -> None:
+        """Refuse a file of another kind or version: found against expected, and what to do."""
+        if found == str(self):
+            return
+        name, _, version = str(found).rpartition(" ")
+        if name != self.name:
+            fix = "Delete it and run snakemake again."
+            raise CellmillError(where, f"found {found or 'no contract'}, expected '{self}'.", fix)
+        newer = version.isdigit() and int(version) > self.version
+        raise CellmillError(
+            where,
+            f"found '{found}', this cellmill reads '{self}'.",
+            "It was written by a newer cellmill: update yours." if newer else "Run snakemake again: it is made anew.",
+        )
+
+
+RAW = Contract("raw", 1)
+QUALITY = Contract("quality", 1)
+PART_GENES = Contract("part_genes", 1)
+THRESHOLDS = Contract("thresholds", 1)
+GENE_SPACE = Contract("gene_space", 1)
+COUNTS = Contract("counts", 1)
+CELLS = Contract("cells", 1)
+GENE_SUMS = Contract("gene_sums", 1)
+GENES = Contract("genes", 1)
+VOCABULARY = Contract("vocabulary", 1)
+TOKENS = Contract("tokens", 1)
+COVARIANCE = Contract("covariance", 1)
+PCA = Contract("pca", 1)
+EMBEDDING = Contract("embedding", 1)
+HF = Contract("hf", 1)
+MDS = Contract("mds", 1)
+HDF5 = Contract("hdf5", 1)
+SCDL = Contract("scdl", 1)
+REPORT = Contract("report", 1)

@@ -1,0 +1,201 @@
+"""Per-cell metrics, equal to ``scanpy.pp.calculate_qc_metrics``, in one pass over the counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import scipy.sparse as sp
+
+from cellmill.contracts import genes as gene_files
+from cellmill.contracts import quality as contract
+from cellmill.errors import CellmillError
+from cellmill.genes.identifiers import PartGenes, resolve_genes
+from cellmill.matrix.reader import CountsFile, NotCountsError
+from cellmill.progress import progress
+from cellmill.quality.names import GENE_SETS, TOP
+
+log = logging.getLogger("cellmill")
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_metrics(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, members: np.ndarray, top: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Totals (n,) int64, percent of each gene set (n, sets), percent in the top genes (n, tops)."""
+    n = len(indptr) - 1
+    totals = np.zeros(n, np.int64)
+    in_sets = np.zeros((n, members.shape[0]), np.float64)
+    in_top = np.zeros((n, len(top)), np.float64)
+    for i in range(n):
+        lo, hi = indptr[i], indptr[i + 1]
+        sums = np.zeros(members.shape[0], np.int64)
+        for k in range(lo, hi):
+            totals[i] += np.int64(data[k])
+            for s in range(members.shape[0]):
+                if members[s, indices[k]]:
+                    sums[s] += np.int64(data[k])
+        falling = -np.sort(-data[lo:hi].astype(np.int64))
+        running, k = np.int64(0), 0
+        for t in range(len(top)):
+            while k < min(top[t], hi - lo):
+                running += falling[k]
+                k += 1
+            in_top[i, t] = np.nan if totals[i] == 0 else 100.0 * running / totals[i]
+        for s in range(members.shape[0]):
+            in_sets[i, s] = np.nan if totals[i] == 0 else 100.0 * sums[s] / totals[i]
+    return totals, in_sets, in_top
+
+
+def cell_metrics(counts: Any, members: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric of ``quality.names.METRICS`` for CSR counts (n, genes).
+
+    ``members`` (sets, genes) is boolean. Percentages of a cell without counts are NaN.
+    Source: scanpy's ``calculate_qc_metrics``, whose names these are.
+    """
+    totals, in_sets, in_top = _row_metrics(counts.data, counts.indices, counts.indptr, members, np.array(TOP, np.int64))
+    n_genes = np.diff(counts.indptr).astype(np.int64)
+    return {
+        "n_genes_by_counts": n_genes,
+        "log1p_n_genes_by_counts": np.log1p(n_genes.astype(np.float64)),
+        "total_counts": totals,
+        "log1p_total_counts": np.log1p(totals.astype(np.float64)),
+        **{f"pct_counts_in_top_{n}_genes": in_top[:, t] for t, n in enumerate(TOP)},
+        **{f"pct_counts_{s}": in_sets[:, i] for i, s in enumerate(GENE_SETS)},
+    }
+
+
+def measure_quality(
+    raw: str | PathLike[str],
+    *,
+    part: str,
+    counts: str,
+    gene_ids: str,
+    cell_ids: str,
+    batch: str | None,
+    out: str | PathLike[str],
+    out_genes: str | PathLike[str],
+) -> None:
+    """Measure every cell of a raw part, and find where its counts are.
+
+    ``counts: auto`` takes the first matrix that proves to hold counts, over every value.
+
+    Raises:
+        CellmillError: no counts, an empty file, cell ids that stand there twice, no such column.
+    """
+    candidates = CountsFile.candidates(raw) if counts == "auto" else [counts]
+    refused: list[str] = []
+    for where in candidates:
+        try:
+            _measure(raw, where, refused, part, gene_ids, cell_ids, batch, out, out_genes)
+            return
+        except NotCountsError as error:
+            if counts != "auto":
+                raise
+            log.info("counts: auto looks further: %s", error)
+            refused.append(error.found)
+    found = " ".join(refused) if refused else "it has no matrix at all."
+    raise CellmillError(raw, f"no matrix of it holds counts: {found}", "Take a file with raw counts.")
+
+
+def _measure(
+    raw: str | PathLike[str],
+    where: str,
+    refused: list[str],
+    part: str,
+    gene_ids: str,
+    cell_ids: str,
+    batch: str | None,
+    out: str | PathLike[str],
+    out_genes: str | PathLike[str],
+) -> None:
+    with CountsFile(raw, where) as file:
+        if 0 in file.shape:
+            fix = "Leave this file out of the dataset, or get it again."
+            raise CellmillError(raw, f"{where} is {file.shape[0]} cells × {file.shape[1]} genes.", fix)
+        genes = resolve_genes(file.var, ids=gene_ids, where=raw)
+        ids = unique_cell_ids(file, part=part, cell_ids=cell_ids)
+        batches = obs_strings(file.obs, batch, raw)
+        reason = "every value of it is a count"
+        facts: dict[str, Any] = {
+            "cells": file.shape[0],
+            "genes": file.shape[1],
+            "counts": where,
+            "why": "; ".join(refused) or reason,
+            "gene_ids": genes.taken_from,
+            "genes_merged": genes.n_merged,
+            "max_count": 0,
+        }
+        contract.write_quality(out, _batches(file, genes, ids, batches, facts), facts)
+    gene_files.write_part_genes(out_genes, genes)
+    log.info("%s: counts in %s (%s), genes named by %s", raw, where, facts["why"], genes.taken_from)
+
+
+def _batches(
+    file: CountsFile, genes: PartGenes, ids: np.ndarray, batches: np.ndarray, facts: dict[str, Any]
+) -> Iterator[pa.RecordBatch]:
+    members = np.stack([genes.member(s) for s in GENE_SETS])
+    gene_codes = pd.factorize(genes.gene_ids)[0].astype(np.int32) if genes.n_merged else None
+    with progress(file.shape[0], "cells", "measuring") as counter:
+        for block in file.blocks():
+            facts["max_count"] = max(facts["max_count"], _largest(block.counts, gene_codes))
+            rows = slice(block.start, block.stop)
+            columns = {"cell_id": ids[rows], "batch": batches[rows], **cell_metrics(block.counts, members)}
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(columns[f.name], f.type) for f in contract.QUALITY_SCHEMA], schema=contract.QUALITY_SCHEMA
+            )
+            counter.update(block.counts.shape[0])
+
+
+def _largest(counts: sp.csr_matrix, gene_codes: np.ndarray | None) -> int:
+    """The largest count of a gene in a cell, after columns that name the same gene are added up."""
+    if not counts.nnz:
+        return 0
+    if gene_codes is not None:
+        arrays = (counts.data.astype(np.uint64), gene_codes[counts.indices], counts.indptr)
+        counts = sp.csr_matrix(arrays, shape=(counts.shape[0], int(gene_codes.max()) + 1))
+        counts.sum_duplicates()
+    return int(counts.data.max())
+
+
+def unique_cell_ids(file: CountsFile, *, part: str, cell_ids: str) -> np.ndarray:
+    """Cell ids (cells,) by the dataset's rule, each once.
+
+    Raises:
+        CellmillError: an id stands there twice; names it and its rows.
+    """
+    ids = file.cell_ids
+    duplicated = pd.Index(ids).duplicated(keep=False)
+    if duplicated.any():
+        rows = np.flatnonzero(duplicated)
+        first = ids[rows[0]]
+        twins = np.flatnonzero(ids == first)
+        raise CellmillError(
+            file.path,
+            f"{len(rows)} cells share their id with another: '{first}' is in rows {', '.join(map(str, twins[:5]))}.",
+            "Make the obs index unique before cellmill reads the file (anndata: obs_names_make_unique).",
+        )
+    return ids if cell_ids == "barcode" else np.array([f"{part}:{i}" for i in ids], object)
+
+
+def obs_strings(obs: pd.DataFrame, column: str | None, where: object, *, missing: str = "(missing)") -> np.ndarray:
+    """A column of obs as strings (cells,); ``(all)`` everywhere where no column is named."""
+    if column is None:
+        return np.full(len(obs), "(all)", object)
+    values = obs_column(obs, column, where)
+    return values.astype(object).where(values.notna(), missing).astype(str).to_numpy(object)
+
+
+def obs_column(obs: pd.DataFrame, column: str, where: object) -> pd.Series:
+    """A column of obs, or an error that names the nearest."""
+    from cellmill.errors import nearest
+
+    if column not in obs.columns:
+        raise CellmillError(where, f"no obs column '{column}'.", nearest(column, obs.columns))
+    return obs[column]

@@ -1,0 +1,133 @@
+"""The kept cells of a part: raw counts in the dataset's gene space, with split, id and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from os import PathLike
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import scipy.sparse as sp
+
+from cellmill.config import CellRules
+from cellmill.contracts import genes as gene_files
+from cellmill.contracts import quality as contract
+from cellmill.contracts.versions import CELLS, COUNTS
+from cellmill.errors import CellmillError
+from cellmill.files import replacing
+from cellmill.genes.space import columns_in_space
+from cellmill.keys import assign_splits, hash_strings
+from cellmill.matrix.reader import CountsFile
+from cellmill.matrix.writer import H5adWriter
+from cellmill.progress import progress
+from cellmill.quality.metrics import obs_column, obs_strings
+from cellmill.quality.names import METRICS
+from cellmill.quality.thresholds import KEPT, cell_outcomes
+
+
+def process_part(
+    raw: str | PathLike[str],
+    *,
+    quality: str | PathLike[str],
+    part_genes: str | PathLike[str],
+    thresholds: str | PathLike[str],
+    space: str | PathLike[str],
+    rules: CellRules,
+    part: str,
+    out: str | PathLike[str],
+    out_cells: str | PathLike[str],
+) -> None:
+    """Write the kept cells of a part, and what became of every raw cell.
+
+    Rows stay in the order of the raw file. Columns that name the same gene are added up.
+    """
+    measured, measured_facts = contract.read_quality(quality)
+    bounds = contract.read_thresholds(thresholds)
+    genes = gene_files.read_part_genes(part_genes)
+    gene_space = gene_files.read_space(space)
+    columns = columns_in_space(genes.gene_ids, gene_space["gene_id"].to_numpy())
+    outcome = cell_outcomes(measured, spec=rules.quality, thresholds=bounds)
+    keep = outcome == KEPT
+    ids = measured["cell_id"]
+    with CountsFile(raw, measured_facts["counts"]) as file:
+        if file.shape[0] != measured.num_rows:
+            raise CellmillError(raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again.")
+        split = _splits(file, ids, rules)
+        obs = _kept_obs(file, measured, keep, split, rules)
+        with replacing(out) as aside:
+            writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]))
+            try:
+                _copy_counts(file, keep, columns, writer)
+                var = gene_space.set_index("gene_id")
+                var["gene_symbol"] = var["gene_symbol"].fillna("")
+                facts = {
+                    "contract": str(COUNTS),
+                    "part": part,
+                    "cells": int(keep.sum()),
+                    "raw_cells": len(keep),
+                    "dropped": dict(sorted(Counter(outcome[~keep]).items())),
+                    "splits": {s: int((obs["split"] == s).sum()) for s in rules.split.fractions},
+                    "counts_from": measured_facts["counts"],
+                }
+                writer.close(obs=obs, var=var, uns={"cellmill": json.dumps(facts, sort_keys=True)})
+            except BaseException:
+                writer.abandon()
+                raise
+    table = pa.table(
+        {
+            "cell_id": ids,
+            "batch": measured["batch"],
+            "outcome": pa.array(outcome, pa.string()),
+            "split": pa.array(np.where(keep, split, None), pa.string()),
+        },
+        schema=contract.CELLS_SCHEMA,
+    )
+    contract.write_cells(out_cells, table, {**facts, "contract": str(CELLS)})
+
+
+def _splits(file: CountsFile, ids: pa.ChunkedArray, rules: CellRules) -> np.ndarray:
+    names = np.array(list(rules.split.fractions), object)
+    if rules.split.by == "cell":
+        strings = ids.combine_chunks()
+    else:
+        strings = pa.array(obs_strings(file.obs, rules.split.by, file.path), pa.large_string())
+    keys = hash_strings(strings, seed=rules.split.seed, purpose="split")
+    return names[assign_splits(keys, rules.split.fractions)]
+
+
+def _kept_obs(
+    file: CountsFile, measured: pa.Table, keep: np.ndarray, split: np.ndarray, rules: CellRules
+) -> pd.DataFrame:
+    obs = pd.DataFrame(index=pd.Index(measured["cell_id"].to_pandas()[keep].astype(object), name="cell_id"))
+    obs["split"] = pd.Categorical(split[keep], categories=list(rules.split.fractions))
+    for column in rules.kept_columns:
+        values = obs_column(file.obs, column, file.path)[keep]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.cat.remove_unused_categories()
+        obs[column] = values.to_numpy(object) if values.dtype == object else values.array
+        if obs[column].dtype == object:
+            obs[column] = _strings(obs[column])
+    for metric in METRICS:
+        obs[metric] = measured[metric].to_numpy()[keep]
+    return obs
+
+
+def _strings(values: pd.Series) -> pd.Series:
+    """Strings as categories, which h5ad stores with missing values and in little room."""
+    text = values.where(values.isna(), values.astype(str))
+    return text.astype("category")
+
+
+def _copy_counts(file: CountsFile, keep: np.ndarray, columns: np.ndarray, writer: H5adWriter) -> None:
+    with progress(file.shape[0], "cells", "processing") as counter:
+        for block in file.blocks():
+            counts = block.counts[keep[block.start : block.stop]]
+            moved = sp.csr_matrix(
+                (counts.data.astype(np.uint64), columns[counts.indices], counts.indptr),
+                shape=(counts.shape[0], writer.n_genes),
+            )
+            moved.sum_duplicates()
+            writer.append(moved)
+            counter.update(block.counts.shape[0])

@@ -1,0 +1,539 @@
+"""Outside files onto this disk: from a mirror or over http(s), whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from urllib.parse import unquote, urlsplit
+
+import requests
+import urllib3
+
+from cellmill import __version__
+from cellmill.errors import CellmillError
+from cellmill.files import format_bytes, inside, is_disk_full, read_json, replacing, sha256_of, write_json
+from cellmill.progress import progress
+
+log = logging.getLogger("cellmill")
+
+SUMS_FILE = "SHA256SUMS"
+BLOCK_BYTES = 1 << 16
+"""What a cut connection can lose of what was already received."""
+_TRY_AGAIN = frozenset({408, 425, 429})
+_SUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+@dataclass(frozen=True)
+class FetchedFrom:
+    """What was fetched: address as given, checksum and size found, and where the bytes came from.
+
+    ``present``: a file with the wanted checksum was there already.
+    """
+
+    address: str
+    sha256: str
+    bytes: int
+    origin: Literal["mirror", "network", "present"]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on with a server that fails.
+
+    Waits double from ``first_wait_s`` to ``longest_wait_s``, between half and all of that at random;
+    a longer ``Retry-After`` is honoured.
+    """
+
+    tries: int = 6
+    """Tries in a row that bring nothing new."""
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    total_wait_s: float = 1_800.0
+    """All waits of one file together."""
+    timeout_s: float = 60.0
+    """Longest silence of a connection."""
+
+
+def fetch(
+    address: str,
+    to: Path,
+    *,
+    sha256: str | None,
+    mirror: Path | None,
+    size: int | None = None,
+    record: Path | None = None,
+    patience: Patience = Patience(),
+) -> FetchedFrom:
+    """Bring ``address`` to the file ``to``: mirror first, then network; verified, then renamed.
+
+    An interrupted download stays beside ``to`` as ``.<name>.part`` and is gone on with by the next call.
+    Where no checksum is known, the first one found is written to ``record`` (``<to>.sha256``) and must be met later.
+
+    Args:
+        address: http(s) address; its query and user never appear in logs and errors.
+        to: the file to make.
+        sha256: the checksum that is expected, ``None`` where unknown.
+        mirror: a folder with a ``SHA256SUMS`` that is asked before the network.
+        size: bytes that are expected, ``None`` where unknown.
+        record: where to keep a checksum that was not known before; ``None``: beside ``to``.
+        patience: how long to go on with a server that fails.
+
+    Raises:
+        CellmillError: no such file, another checksum or size than expected, a full disk,
+            or a server that failed for too long. Nothing then stands under the name ``to`` that did not before.
+    """
+    to = Path(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    memory = None if sha256 else _Record(record or to.with_name(to.name + ".sha256"), redacted(address))
+    if sha256 and to.is_file() and sha256_of(to) == sha256:
+        return FetchedFrom(address, sha256, to.stat().st_size, "present")
+    part = _Part(to, address)
+    copy = _find_in_mirror(mirror, address, sha256, memory)
+    if copy is not None:
+        path, listed = copy
+        found = _copy(path, listed, to, memory)
+        part.remove()
+        log.info("%s: copied from the mirror (%s)", redacted(address), path)
+        return FetchedFrom(address, found, to.stat().st_size, "mirror")
+    with part:
+        _download(address, part, size=size, verified_later=sha256 is not None, patience=patience)
+        found = sha256_of(part.path)
+        if sha256 and found != sha256:
+            part.remove()
+            raise CellmillError(
+                redacted(address),
+                f"what was downloaded has the sha256 {found}, expected {sha256}; it was removed.",
+                "Run again, in case it was damaged on its way. If it stays so, the file was replaced at its source: "
+                "find out why, and put the new checksum into the ledger or the config once you trust it.",
+            )
+        if memory is not None:
+            memory.check(found, part.remove)
+            memory.write(found, to.name)
+        os.replace(part.path, to)
+        part.remove()
+    bytes_found = to.stat().st_size
+    log.info("%s: downloaded (%s)", redacted(address), format_bytes(bytes_found))
+    return FetchedFrom(address, found, bytes_found, "network")
+
+
+def redacted(address: str) -> str:
+    """The address without user, password, query and fragment: fit for logs and errors."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "(an address that cannot be read)"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{port}{parts.path}" + ("?…" if parts.query else "")
+
+
+def file_name(address: str) -> str:
+    """The last component of the address's path.
+
+    Raises:
+        CellmillError: there is none that can be the name of a file.
+    """
+    name = unquote(urlsplit(address).path).rsplit("/", 1)[-1]
+    if name in ("", ".", "..") or "\0" in name:
+        raise CellmillError(redacted(address), "this does not end in the name of a file.", "Give an address that does.")
+    return name
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """A ``SHA256SUMS`` file as a map of relative path to checksum.
+
+    Raises:
+        CellmillError: not readable, or a line is not ``<sha256>  <relative path>``.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "A mirror is a folder with files and their SHA256SUMS (make it with: sha256sum * > SHA256SUMS)."
+        raise CellmillError(path, f"not readable ({_reason(error)}).", fix) from error
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _SUM_LINE.fullmatch(line)
+        if match is None:
+            raise CellmillError(f"{path}, line {number}", "not '<sha256>  <path>'.", "Write it again with sha256sum.")
+        sums[match[2]] = match[1].lower()
+    return sums
+
+
+# The mirror
+
+
+def _find_in_mirror(
+    mirror: Path | None, address: str, sha256: str | None, memory: _Record | None
+) -> tuple[Path, str] | None:
+    """The mirror's copy and its listed checksum: by checksum, or by name where no checksum is known."""
+    if mirror is None:
+        return None
+    sums = read_sums(Path(mirror) / SUMS_FILE)
+    wanted = sha256 or (memory.known if memory else None)
+    found = [name for name, listed in sums.items() if listed == wanted]
+    if not found and sha256 is None:
+        found = [name for name in sums if name.rsplit("/", 1)[-1] == file_name(address)]
+        if len(found) > 1:
+            raise CellmillError(
+                Path(mirror) / SUMS_FILE,
+                f"{len(found)} files are called '{file_name(address)}' ({', '.join(sorted(found)[:5])}), "
+                f"and no checksum is known for {redacted(address)}.",
+                "Give its sha256 in the dataset's config or in resources/ledger.tsv.",
+            )
+    if not found:
+        log.info("%s: not in the mirror %s", redacted(address), mirror)
+        return None
+    path = inside(mirror, found[0])
+    if not path.is_file():
+        raise CellmillError(
+            Path(mirror) / SUMS_FILE, f"lists '{found[0]}', which is not there.", "Copy it there, or take out its line."
+        )
+    return path, sums[found[0]]
+
+
+def _copy(path: Path, listed: str, to: Path, memory: _Record | None) -> str:
+    """Copy out of the mirror, verify what was copied, rename."""
+    digest = hashlib.sha256()
+    with replacing(to) as aside:
+        with open(path, "rb") as source, open(aside, "wb") as stream:
+            with progress(path.stat().st_size, "B", to.name) as bar:
+                while block := source.read(1 << 20):
+                    digest.update(block)
+                    stream.write(block)
+                    bar.update(len(block))
+            stream.flush()
+            os.fsync(stream.fileno())
+        found = digest.hexdigest()
+        if found != listed:
+            raise CellmillError(
+                path,
+                f"this file of the mirror has the sha256 {found}, its {SUMS_FILE} says {listed}.",
+                "Copy it to the mirror again, or correct the list.",
+            )
+        if memory is not None:
+            memory.check(found)
+            memory.write(found, to.name)
+    return found
+
+
+# The memory of a checksum nobody told us
+
+
+class _Record:
+    """``<file>.sha256``: what an address delivered the first time, in sha256sum's format."""
+
+    def __init__(self, path: Path, address: str) -> None:
+        self.path, self.address = path, address
+        lines = path.read_text().splitlines() if path.exists() else []
+        # A record of another address says nothing of this one.
+        same = f"# {address}" in lines or not any(line.startswith("# ") for line in lines)
+        sums = read_sums(path) if lines and same else {}
+        self.known: str | None = next(iter(sums.values()), None)
+
+    def check(self, found: str, on_failure: Callable[[], None] | None = None) -> None:
+        """Raise where the checksum is another one than the first time."""
+        if self.known is None or self.known == found:
+            return
+        if on_failure is not None:
+            on_failure()
+        raise CellmillError(
+            self.address,
+            f"the file has changed: its sha256 is {found}, when first retrieved it was {self.known} ({self.path}).",
+            f"If you accept the new one, delete {self.path} and run again.",
+        )
+
+    def write(self, found: str, name: str) -> None:
+        """Keep the checksum, if it is the first."""
+        if self.known is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as aside:
+                aside.write_text(f"# {self.address}\n{found}  {name}\n")
+
+
+# The network
+
+
+class _AgainError(Exception):
+    """This try failed; another one may not."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.wait_s = reason, wait_s
+
+
+@dataclass
+class _Part:
+    """The unfinished file, and what the server said about the file it is a part of."""
+
+    to: Path
+    address: str
+    known: dict[str, Any] = field(default_factory=dict)
+    stream: BinaryIO | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.to.with_name(f".{self.to.name}.part")
+
+    @property
+    def state_path(self) -> Path:
+        return self.to.with_name(f".{self.to.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        # The query may be what tells two files apart, and may be a secret: kept as a checksum.
+        return {
+            "address": redacted(self.address),
+            "address_sha256": hashlib.sha256(self.address.encode()).hexdigest(),
+        }
+
+    def __enter__(self) -> _Part:
+        self.stream = open(self.path, "ab")
+        try:
+            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.stream.close()
+            raise CellmillError(
+                self.to, "another process is downloading this file.", "Wait until it is done, or end it."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        state = {}
+        if self.state_path.exists():
+            with contextlib.suppress(CellmillError):
+                state = read_json(self.state_path)
+        if isinstance(state, dict) and self._identity.items() <= state.items():
+            self.known = state
+        else:
+            self.known = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.stream is not None
+        with contextlib.suppress(OSError):  # a full disk, which was told already
+            self.stream.close()
+        if self.path.exists() and self.size == 0:
+            self.remove()
+
+    def write(self, block: bytes) -> None:
+        """Append, or raise the error of a full disk."""
+        assert self.stream is not None
+        try:
+            self.stream.write(block)
+            self.stream.flush()
+        except OSError as error:
+            if is_disk_full(error):
+                raise self.full() from error
+            raise
+
+    def full(self, *, needed: int | None = None) -> CellmillError:
+        free = shutil.disk_usage(self.to.parent).free
+        need = f"{format_bytes(needed)} are still to come, " if needed is not None else "the disk is full: "
+        return CellmillError(
+            self.to,
+            f"{need}{format_bytes(free)} are free in {self.to.parent}.",
+            "Free some space, or point --directory at a larger disk, and run again: the download goes on where it was.",
+        )
+
+    def restart(self, **known: Any) -> None:
+        """Start the file from zero, as part of the file that ``known`` describes."""
+        assert self.stream is not None
+        self.stream.truncate(0)
+        self.known = self._identity | known
+        write_json(self.state_path, self.known)
+
+    def resumable(self, *, verified_later: bool) -> int:
+        """Bytes that can be kept: all, where the server can tell or a checksum will tell that they still hold."""
+        total = self.known.get("total")
+        if not self.known or (total is not None and self.size > total):
+            return 0
+        return self.size if self.validator or verified_later else 0
+
+    @property
+    def validator(self) -> str | None:
+        """What to send as ``If-Range``: a strong ETag, else the time of the last change."""
+        etag: str | None = self.known.get("etag")
+        return etag if etag and not etag.startswith("W/") else self.known.get("last_modified")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.state_path.unlink(missing_ok=True)
+
+
+def _download(address: str, part: _Part, *, size: int | None, verified_later: bool, patience: Patience) -> None:
+    """Fill the part, over as many connections as it takes."""
+    tries, failed, waited, furthest = 0, 0, 0.0, part.size
+    with requests.Session() as session:
+        while True:
+            try:
+                return _one_try(session, address, part, size, verified_later, patience.timeout_s)
+            except _AgainError as error:
+                again = error
+            tries += 1
+            failed = 1 if part.size > furthest else failed + 1
+            furthest = max(furthest, part.size)
+            wait = min(patience.first_wait_s * 2 ** (failed - 1), patience.longest_wait_s) * random.uniform(0.5, 1)
+            wait = max(wait, again.wait_s or 0.0)
+            if failed >= patience.tries or waited + wait > patience.total_wait_s:
+                kept = f"it goes on after the {format_bytes(part.size)} in {part.path}. " if part.size else ""
+                raise CellmillError(
+                    redacted(address),
+                    f"gave up after {'1 try' if tries == 1 else f'{tries} tries'}; the last one: {again.reason}"
+                    + (f" (it asks to wait {again.wait_s:,.0f} s)." if again.wait_s else "."),
+                    f"Run again later{': ' + kept if kept else '. '}Without internet, put the file into a folder "
+                    f"with a {SUMS_FILE}, and name that folder as 'mirror' in config/config.yaml.",
+                )
+            log.warning("%s: %s; next try in %.1f s", redacted(address), again.reason, wait)
+            time.sleep(wait)
+            waited += wait
+
+
+def _one_try(
+    session: requests.Session, address: str, part: _Part, size: int | None, verified_later: bool, timeout_s: float
+) -> None:
+    """One request: append to the part until it is whole, or raise ``_AgainError``."""
+    offset = part.resumable(verified_later=verified_later)
+    if offset and offset == part.known.get("total"):
+        return
+    # identity: the bytes as they lie there, for which length, ranges and checksum hold
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"cellmill/{__version__}"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if part.validator:
+            headers["If-Range"] = part.validator
+    try:
+        response = session.get(address, headers=headers, stream=True, timeout=timeout_s)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _AgainError(_reason(error)) from None
+    except (requests.RequestException, ValueError) as error:  # its text may hold the query: only its kind is told
+        raise CellmillError(
+            redacted(address), f"cannot be asked for ({type(error).__name__}).", "Correct the address."
+        ) from None
+    with response:
+        total = _begin(response, address, part, offset)
+        if size is not None and total is not None and total != size:
+            part.remove()
+            raise CellmillError(
+                redacted(address),
+                f"the file there has {total:,} bytes, expected {size:,}.",
+                "It was replaced at its source: find out why, and correct the ledger once you trust it.",
+            )
+        expected = total if total is not None else size
+        if expected is not None and shutil.disk_usage(part.to.parent).free < expected - part.size:
+            raise part.full(needed=expected - part.size)
+        with progress(expected, "B", part.to.name) as bar:
+            bar.update(part.size)
+            for block in _blocks(response):
+                part.write(block)
+                bar.update(len(block))
+    if expected is not None and part.size < expected:
+        raise _AgainError(f"the connection was cut after {part.size:,} of {expected:,} bytes")
+    if expected is not None and part.size > expected:
+        found = part.size
+        part.remove()
+        raise CellmillError(
+            redacted(address), f"{found:,} bytes arrived, expected {expected:,}.", "Correct the ledger, or run again."
+        )
+    assert part.stream is not None
+    os.fsync(part.stream.fileno())
+
+
+def _begin(response: requests.Response, address: str, part: _Part, offset: int) -> int | None:
+    """Judge the answer and place the part where its body goes on; the size of the whole file where it is said."""
+    code = response.status_code
+    if code == 416:  # the file is shorter than what is here
+        part.restart()
+        raise _AgainError("the file on the server has changed")
+    if code in _TRY_AGAIN or code >= 500:
+        raise _AgainError(f"HTTP {code}", _retry_after(response.headers))
+    said = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
+    if code == 206:
+        start, total = _content_range(response.headers)
+        # Some servers heed Range and not If-Range: compare what they say of the file, too.
+        now = said | {"total": total}
+        changed = any(v is not None and v != part.known[k] for k, v in now.items() if part.known.get(k) is not None)
+        if start != offset or changed:
+            part.restart()
+            raise _AgainError("the file on the server has changed")
+        log.info("%s: going on after %s", redacted(address), format_bytes(offset))
+        return total
+    if code != 200:
+        fixes = {404: "Check the address.", 410: "Check the address."}
+        fix = fixes.get(code, "Check the address, and whether it asks for a login or an agreement.")
+        found = f"the server answers HTTP {code} {response.reason or ''}".rstrip() + "."
+        raise CellmillError(redacted(address), found, fix)
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if length.isdigit() else None
+    part.restart(total=total, **said)
+    return total
+
+
+def _blocks(response: requests.Response) -> Iterator[bytes]:
+    """The body; every way in which a connection breaks becomes ``_AgainError``."""
+    blocks = response.raw.stream(BLOCK_BYTES, decode_content=False)
+    while True:
+        try:
+            block = next(blocks, None)
+        except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+            raise _AgainError(_reason(error)) from None
+        if block is None:
+            return
+        yield block
+
+
+def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if match is None:
+        return None, None
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that ``Retry-After`` asks for: a number, or a date."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in words that hold no address."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    text = type(error).__name__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
+            return "the server stayed silent for too long"
+        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
+            return cause.strerror.lower()
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            return "the connection was cut"
+        inner = next((a for a in (getattr(cause, "reason", None), *cause.args) if isinstance(a, BaseException)), None)
+        cause = inner or cause.__cause__ or cause.__context__
+    return text
