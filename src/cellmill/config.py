@@ -122,6 +122,8 @@ class Dataset(Spec):
     """Which exports to make, by path: `hf/cells`, `mds/tokens`, … as defined in config.yaml."""
     organism: Organism = "homo_sapiens"
     """Which mitochondrial, ribosomal and haemoglobin genes to look for."""
+    license: str | None = None
+    """Licence of the data for the dataset card, by the Hub's name (`cc-by-4.0`); `null`: not stated."""
     counts: str = Field(default="auto", pattern=r"^(auto|X|raw|layers/.+)$")
     """Where the raw counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
     cell_ids: Literal["barcode", "part_barcode"] = "barcode"

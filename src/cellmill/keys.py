@@ -17,7 +17,8 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 
 
 @numba.njit(cache=True, nogil=True)
-def _mix(h: np.uint64) -> np.uint64:
+def mix64(h: np.uint64) -> np.uint64:
+    """Spread a uint64 over all 64 bits (the finaliser of splitmix64), one to one."""
     h ^= h >> np.uint64(30)
     h *= np.uint64(0xBF58476D1CE4E5B9)
     h ^= h >> np.uint64(27)
@@ -32,16 +33,7 @@ def _hash_rows(data: np.ndarray, offsets: np.ndarray, start: np.uint64) -> np.nd
         h = start
         for b in range(offsets[i], offsets[i + 1]):
             h = (h ^ np.uint64(data[b])) * _FNV_PRIME
-        out[i] = _mix(h)
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
-def mix(values: np.ndarray) -> np.ndarray:
-    """Spread uint64 values over all 64 bits (the finaliser of splitmix64), one to one."""
-    out = np.empty(len(values), np.uint64)
-    for i in range(len(values)):
-        out[i] = _mix(values[i])
+        out[i] = mix64(h)
     return out
 
 

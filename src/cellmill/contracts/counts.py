@@ -41,6 +41,7 @@ class CountsPart:
         x = self._file["X"]
         self.n_cells, self.n_genes = (int(n) for n in x.attrs["shape"])
         self._data, self._indices = x["data"], x["indices"]
+        self.n_values = int(self._data.shape[0])
 
     def __enter__(self) -> CountsPart:
         return self

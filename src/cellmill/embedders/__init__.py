@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
 
 Embedder = Annotated[Hvg | Pca, Field(discriminator="kind")]
 
-__all__ = ["Embedder", "Hvg", "Pca"]
+
+def parse_embedder(values: dict[str, Any]) -> Embedder:
+    """The spec of one embedder from its plain values."""
+    parsed: Embedder = TypeAdapter(Embedder).validate_python(values)
+    return parsed
+
+
+__all__ = ["Embedder", "Hvg", "Pca", "parse_embedder"]

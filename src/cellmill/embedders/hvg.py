@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cellmill.spec import PositiveInt, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import pandas as pd
+    import scipy.sparse as sp
 
 
 class Hvg(Spec):
@@ -13,3 +20,19 @@ class Hvg(Spec):
     kind: Literal["hvg"] = "hvg"
     n_genes: PositiveInt = 512
     """How many of the variable genes, by rank."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether a model is fitted before parts are embedded."""
+        return False
+
+    def embed(self, genes: pd.DataFrame, model: str | None) -> tuple[int, Callable[[sp.csr_matrix], np.ndarray]]:
+        """The dimensions, and the function from CSR counts (n, genes) to vectors (n, dimensions) float32."""
+        import numpy as np
+
+        from cellmill.contracts.genes import variable_columns
+        from cellmill.embedders.normalize import log_normalized, slots_of
+
+        columns = variable_columns(genes, self.n_genes)
+        slots = slots_of(columns, len(genes))
+        return len(columns), lambda counts: log_normalized(counts, slots, len(columns)).astype(np.float32)

@@ -1,10 +1,29 @@
-"""``pca``: exact principal components over the variable genes of the training cells."""
+"""``pca``: exact principal components over the variable genes of the training cells.
+
+The covariance is streamed: one pass per part, one sum, one eigendecomposition.
+Values are rounded to a grid of 2^-22 (finer than float32 where they matter),
+so that every sum is a sum of whole numbers:
+the same components, to the last bit, for any parts, blocks, order and cores.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cellmill.spec import PositiveInt, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+
+    import numpy as np
+    import pandas as pd
+    import scipy.sparse as sp
+
+GRID_BITS = 22
+HALF_BITS = 13
+"""A grid value is split into upper and lower bits: products of halves are exact in float64 matrix products."""
+BLOCK_ROWS = 2_048
 
 
 class Pca(Spec):
@@ -15,3 +34,111 @@ class Pca(Spec):
     """How many of the variable genes, by rank."""
     n_components: PositiveInt = 50
     """Dimensions; fewer where the data have fewer."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether a model is fitted before parts are embedded."""
+        return True
+
+    def embed(self, genes: pd.DataFrame, model: str | None) -> tuple[int, Callable[[sp.csr_matrix], np.ndarray]]:
+        """The dimensions, and the function from CSR counts (n, genes) to vectors (n, dimensions) float32."""
+        import numpy as np
+
+        from cellmill.contracts.genes import read_arrays
+        from cellmill.contracts.versions import PCA
+        from cellmill.embedders.normalize import slots_of
+        from cellmill.embedders.project import project
+
+        if model is None:
+            raise ValueError("pca needs its model")
+        fitted = read_arrays(model, PCA)
+        components = np.ascontiguousarray(fitted["components"].T)
+        slots = slots_of(fitted["columns"], len(genes))
+        offset = fitted["offset"]
+        return len(offset), lambda counts: project(counts, slots, components, offset)
+
+
+def measure_covariance(
+    processed: str | PathLike[str], *, genes: str | PathLike[str], spec: Pca, out: str | PathLike[str]
+) -> None:
+    """Sums and products of the training cells of one part over the variable genes, as whole numbers."""
+    import numpy as np
+
+    from cellmill.contracts.counts import CountsPart
+    from cellmill.contracts.genes import read_genes, variable_columns, write_arrays
+    from cellmill.contracts.versions import COVARIANCE
+    from cellmill.embedders.normalize import log_normalized, slots_of
+    from cellmill.progress import progress
+
+    table, _ = read_genes(genes)
+    columns = variable_columns(table, spec.n_genes)
+    p = len(columns)
+    slots = slots_of(columns, len(table))
+    sums = np.zeros(p, np.int64)
+    products = {name: np.zeros((p, p), np.int64) for name in ("high", "cross", "low")}
+    with CountsPart(processed) as part, progress(part.n_cells, "cells", "covariance") as counter:
+        training = (part.obs["split"] == "train").to_numpy()
+        for start, stop, counts in part.blocks(BLOCK_ROWS):
+            grid = np.rint(log_normalized(counts[training[start:stop]], slots, p) * 2.0**GRID_BITS)
+            high = np.floor(grid * 2.0**-HALF_BITS)
+            low = grid - high * 2.0**HALF_BITS
+            sums += grid.sum(axis=0).astype(np.int64)
+            products["high"] += (high.T @ high).astype(np.int64)
+            products["cross"] += (high.T @ low).astype(np.int64)
+            products["low"] += (low.T @ low).astype(np.int64)
+            counter.update(stop - start)
+    n = np.array([training.sum()], np.int64)
+    write_arrays(out, {"n": n, "columns": columns, "sums": sums, **products}, str(COVARIANCE))
+
+
+def fit_pca(parts: Sequence[str | PathLike[str]], *, spec: Pca, out: str | PathLike[str]) -> None:
+    """Principal components of the training cells of all parts; the largest loading of each is positive.
+
+    Raises:
+        CellmillError: fewer than two training cells, or no variable gene.
+    """
+    import numpy as np
+    from scipy.linalg import eigh
+    from threadpoolctl import threadpool_limits
+
+    from cellmill.contracts.genes import read_arrays, write_arrays
+    from cellmill.contracts.versions import COVARIANCE, PCA
+    from cellmill.errors import CellmillError
+
+    total: dict[str, np.ndarray] = {}
+    columns = np.zeros(0, np.int64)
+    for path in parts:
+        arrays = read_arrays(path, COVARIANCE)
+        columns = arrays.pop("columns")
+        total = {k: total[k] + a if k in total else a for k, a in arrays.items()}
+    n, p = int(total["n"][0]), len(columns)
+    if n < 2 or p == 0:
+        raise CellmillError(
+            out,
+            f"{n} training cells and {p} variable genes; PCA needs at least two cells and one gene.",
+            "Leave 'pca' out of this dataset's embedders, or keep more cells.",
+        )
+    cross = total["cross"].astype(np.float64)
+    second = total["high"].astype(np.float64) * 2.0 ** (2 * HALF_BITS) + (cross + cross.T) * 2.0**HALF_BITS
+    second = (second + total["low"].astype(np.float64)) * 2.0 ** (-2 * GRID_BITS)
+    mean = total["sums"].astype(np.float64) * 2.0**-GRID_BITS / n
+    covariance = (second - n * np.outer(mean, mean)) / (n - 1)
+    k = min(spec.n_components, p, n - 1)
+    with threadpool_limits(1):
+        variances, vectors = eigh(covariance, subset_by_index=(p - k, p - 1))
+    components = vectors[:, ::-1].T
+    signs = np.sign(components[np.arange(k), np.abs(components).argmax(axis=1)])
+    components = components * signs[:, None]
+    offset = np.array([np.add.reduce(row * mean) for row in components])
+    write_arrays(
+        out,
+        {
+            "columns": columns,
+            "components": components,
+            "mean": mean,
+            "offset": offset,
+            "explained_variance": np.maximum(variances[::-1], 0.0),
+            "total_variance": np.array([np.trace(covariance)]),
+        },
+        str(PCA),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,4 +38,10 @@ class Exports(Spec):
         }
 
 
-__all__ = ["Export", "Exports", "Format", "Hdf5Counts", "HfMultiplets", "HfSingle", "MdsTokens", "ScdlCounts"]
+def parse_export(path: str, values: dict[str, Any]) -> Export:
+    """The spec of one export from its plain values, by its path (`hf/cells`)."""
+    format_, _, name = path.partition("/")
+    return Exports.model_validate({format_: {name: values}}).by_path()[path]
+
+
+__all__ = ["Export", "Exports", "Format", "Hdf5Counts", "HfMultiplets", "HfSingle", "MdsTokens", "ScdlCounts", "parse_export"]

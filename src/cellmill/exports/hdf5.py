@@ -25,6 +25,8 @@ CHUNK_BYTES = 1 << 20
 """Bytes per HDF5 chunk of the dense layout, before compression."""
 CHUNK_STRINGS = 1 << 13
 """Strings, or other obs values, per HDF5 chunk."""
+STRING_BYTES = 1 << 24
+"""Most bytes of a chunk of strings, which are all as long as the longest."""
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
 
 MISSING: dict[str, Any] = {"string": "", "bool": -1, "int64": -(1 << 63), "float64": "NaN"}
@@ -36,7 +38,7 @@ class Hdf5Counts(Spec, ExportSpec):
 
     kind: Literal["counts"] = "counts"
     layout: Literal["csr", "dense"] = "csr"
-    """`csr`: a group in anndata's sparse encoding; `dense`: a cells × genes matrix, chunked by rows."""
+    """`csr`: a group in anndata's sparse encoding; `dense`: a cells by genes matrix, chunked by rows."""
     experiment: Column | None = None
     """Obs column of `experiment_ids`; `null`: the batch column, else the dataset's name."""
     cells_per_file: PositiveInt = 100_000
@@ -68,7 +70,7 @@ def write(
         out: an empty folder.
         header: what is known before the first row; its counts type is the type of ``expression``.
         rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts`` and the obs columns, split by split.
-        spec: layout and cells per file; without ``experiment`` the experiment is the dataset's name.
+        spec: layout and cells per file; without ``experiment`` it is the batch column, else the dataset's name.
         vocabulary: not used, counts have none.
 
     Raises:
@@ -79,10 +81,11 @@ def write(
     """
     import h5py
 
-    asked = [c for c in header.obs.names if c != spec.experiment]
+    experiment = header.batch if spec.experiment is None else spec.experiment
+    asked = [c for c in header.obs.names if c != experiment]
     columns = obs_columns(header, asked, reserved=("cell_id",), export="hdf5")
-    if spec.experiment is not None:
-        obs_columns(header, [spec.experiment], reserved=(), export="hdf5")
+    if experiment is not None:
+        obs_columns(header, [experiment], reserved=(), export="hdf5")
     for column in columns:
         if "/" in column:
             raise CellmillError("hdf5", f"the column '{column}' has a '/', which makes a group in HDF5.", "Rename it.")
@@ -97,14 +100,26 @@ def write(
             name = f"{split}/batch_{number:04d}.h5"
             with h5py.File(out / name, "w") as file:
                 file.attrs.update({"dataset": header.dataset, "split": split, "first_cell": first})
-                values = _fill(file, header, pieces, spec=spec, columns=columns, cells=cells, missing=missing)
+                values = _fill(
+                    file,
+                    header,
+                    pieces,
+                    layout=spec.layout,
+                    experiment=experiment,
+                    columns=columns,
+                    cells=cells,
+                    missing=missing,
+                )
             files.append({"file": name, "cells": cells, "values": values, "bytes": (out / name).stat().st_size})
         splits[split] = {"cells": header.cells[split], "values": sum(f["values"] for f in files), "files": files}
     return {
         "layout": spec.layout,
         "genes": len(header.genes),
+        "genes_without_symbol": int(header.genes["gene_symbol"].isna().sum())
+        if "gene_symbol" in header.genes
+        else None,
         "counts_dtype": header.counts_dtype.name,
-        "experiment": spec.experiment,
+        "experiment": experiment,
         "columns": columns,
         "missing": dict(missing),
         "missing_as": MISSING,
@@ -133,7 +148,8 @@ def _fill(
     header: Header,
     pieces: Iterable[pa.RecordBatch],
     *,
-    spec: Hdf5Counts,
+    layout: str,
+    experiment: str | None,
     columns: dict[str, str],
     cells: int,
     missing: Counter[str],
@@ -143,18 +159,18 @@ def _fill(
     import pyarrow as pa
 
     shape = (cells, len(header.genes))
-    sink = (_Csr if spec.layout == "csr" else _Dense)(file, shape=shape, dtype=header.counts_dtype)
+    sink = (_Csr if layout == "csr" else _Dense)(file, shape=shape, dtype=header.counts_dtype)
     ids, experiments = _Strings(), _Strings()
     texts = {c: _Strings() for c, kind in columns.items() if kind == "string"}
     numbers: dict[str, list[np.ndarray]] = {c: [] for c in columns if c not in texts}
     for piece in pieces:
         sink.add(*checked_counts(piece, header))
         ids.add(piece["cell_id"])
-        if spec.experiment is None:
+        if experiment is None:
             experiments.add(pa.repeat(header.dataset, piece.num_rows))
         else:
-            count_missing(missing, piece, [spec.experiment])
-            experiments.add(piece[spec.experiment])
+            count_missing(missing, piece, [experiment])
+            experiments.add(piece[experiment])
         for column, strings in texts.items():
             strings.add(piece[column])
         for column, found in numbers.items():
@@ -228,7 +244,7 @@ class _Csr:
 
 
 class _Dense:
-    """``expression`` as a cells × genes matrix; no more than one chunk of rows is ever dense."""
+    """``expression`` as a cells by genes matrix; no more than one chunk of rows is ever dense."""
 
     def __init__(self, file: Any, *, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         import numpy as np
@@ -290,11 +306,11 @@ class _Strings:
         lengths, data = np.concatenate(self._lengths), np.concatenate(self._bytes)
         width = max(1, int(lengths.max(initial=0)))
         dtype = h5py.string_dtype("utf-8", width)
-        chunks = (max(1, min(len(lengths), CHUNK_STRINGS)),)
-        dataset = group.create_dataset(name, (len(lengths),), dtype, chunks=chunks, **GZIP)
+        rows = max(1, min(len(lengths), CHUNK_STRINGS, STRING_BYTES // width))
+        dataset = group.create_dataset(name, (len(lengths),), dtype, chunks=(rows,), **GZIP)
         done = 0
-        for start in range(0, len(lengths), CHUNK_STRINGS):
-            part = lengths[start : start + CHUNK_STRINGS]
+        for start in range(0, len(lengths), rows):
+            part = lengths[start : start + rows]
             padded = np.zeros((len(part), width), np.uint8)
             size = int(part.sum())
             padded[np.arange(width) < part[:, None]] = data[done : done + size]
@@ -402,7 +418,8 @@ def plain(column: pa.Array) -> np.ndarray:
         column, value = column.cast(pa.int8()), MISSING["bool"]
     else:
         value = float("nan") if pa.types.is_float64(column.type) else MISSING["int64"]
-    return pc.fill_null(column, pa.scalar(value, column.type)).to_numpy(zero_copy_only=False)
+    numbers: np.ndarray = pc.fill_null(column, pa.scalar(value, column.type)).to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def checked_counts(batch: pa.RecordBatch, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.exports.rows import ExportSpec
 from cellmill.spec import Column, Name, PositiveInt, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import pyarrow as pa
+
     from cellmill.config import Dataset
+    from cellmill.exports.rows import Header
+
+GROUP_ROWS = 4_096
 
 
 class HfSingle(Spec, ExportSpec):
@@ -60,3 +68,104 @@ class HfMultiplets(Spec, ExportSpec):
         if self.caption is not None and self.caption not in dataset.kept_columns:
             return [f"the caption column '{self.caption}' is not kept; add it to columns.keep."]
         return []
+
+
+def write(
+    out: Path,
+    header: Header,
+    rows: Iterable[tuple[str, pa.RecordBatch]],
+    spec: HfSingle | HfMultiplets,
+    *,
+    vocabulary: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """Write ``<split>/NNNNN.parquet`` into ``out``; give the facts for the manifest."""
+    if isinstance(spec, HfSingle):
+        return _write_single(out, header, rows, spec, vocabulary)
+    return _write_multiplets(out, header, rows, spec)
+
+
+def _write_single(
+    out: Path,
+    header: Header,
+    rows: Iterable[tuple[str, pa.RecordBatch]],
+    spec: HfSingle,
+    vocabulary: dict[str, int] | None,
+) -> dict[str, Any]:
+    """Write ``<split>/NNNNN.parquet`` and the vocabulary."""
+    import pyarrow as pa
+
+    from cellmill.exports.rows import in_groups
+
+    columns = [f.name for f in header.obs]
+    files = _ParquetFiles(out)
+    for split, number, table in in_groups(rows, group_rows=GROUP_ROWS, file_rows=spec.cells_per_file):
+        shown = {"cell_id": table["cell_id"].cast(pa.string())}
+        if spec.tokenizer is not None:
+            shown["input_ids"] = table[f"tokens:{spec.tokenizer}"].cast(pa.list_(pa.int32()))
+        shown |= {f"embedding_{e}": table[f"embedding:{e}"] for e in spec.embeddings}
+        files.add(split, number, pa.table(shown | {c: table[c] for c in columns}))
+    files.close()
+    _write_vocabulary(out, vocabulary)
+    said = {"columns": files.columns, "files": files.cells}
+    return said if vocabulary is None else said | {"vocabulary": len(vocabulary)}
+
+
+def _write_multiplets(
+    out: Path,
+    header: Header,
+    rows: Iterable[tuple[str, pa.RecordBatch]],
+    spec: HfMultiplets,
+) -> dict[str, Any]:
+    """Write ``<split>/NNNNN.parquet``: ``sample_idx``, ``cell_sentence_1``, ``positive``, the negatives.
+
+    Sentences and captions of a split go to disk first; negatives are then drawn among all of it.
+
+    Raises:
+        CellmillError: a cell without a caption, or fewer cells of another caption than negatives asked for.
+    """
+    from cellmill.exports.multiplets import split_multiplets
+    from cellmill.files import scratch
+
+    files = _ParquetFiles(out)
+    with scratch(out / "sentences") as folder:
+        for split, number, table in split_multiplets(rows, header, spec, folder, group_rows=GROUP_ROWS):
+            files.add(split, number, table)
+    files.close()
+    return {"columns": files.columns, "files": files.cells, "caption": spec.caption or header.label}
+
+
+class _ParquetFiles:
+    """Parquet files of a split, numbered; each table is a row group."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.cells: dict[str, dict[str, int]] = {}
+        self.columns: dict[str, str] = {}
+        self._name = ""
+        self._writer: Any = None
+
+    def add(self, split: str, number: int, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        name = f"{split}/{number:05d}.parquet"
+        if name != self._name:
+            self.close()
+            (self.out / split).mkdir(exist_ok=True)
+            self._writer = pq.ParquetWriter(self.out / name, table.schema, compression="zstd")
+            self._name = name
+            self.columns = {f.name: str(f.type) for f in table.schema}
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        files = self.cells.setdefault(split, {})
+        files[name] = files.get(name, 0) + table.num_rows
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _write_vocabulary(out: Path, vocabulary: dict[str, int] | None) -> None:
+    from cellmill.files import write_json
+
+    if vocabulary is not None:
+        write_json(out / "vocabulary.json", vocabulary)

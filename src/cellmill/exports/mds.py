@@ -204,7 +204,14 @@ class _Shards:
 
         begin = 4 + 4 * (self._cells + 1) + len(self._head)
         offsets = np.concatenate([[begin], begin + np.concatenate(self._sizes).cumsum()])
-        raw = b"".join([np.uint32(self._cells).tobytes(), offsets.astype("<u4").tobytes(), self._head, *self._data])
+        raw = b"".join(
+            [
+                np.uint32(self._cells).tobytes(),
+                offsets.astype("<u4").tobytes(),
+                self._head,
+                *(d.data for d in self._data),
+            ]
+        )
         name = f"shard.{len(self._shards):05d}.mds"
         shard = {**self._config, "samples": self._cells, "raw_data": _file_info(name, raw), "zip_data": None}
         if self._compression is not None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from cellmill.errors import CellmillError
+from cellmill.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +38,10 @@ class Header:
     """The obs columns that stay with the cells: string, bool, int64 or float64."""
     widths: dict[str, int] = field(default_factory=dict)
     """Dimensions of each embedding, by embedder."""
+    batch: str | None = None
+    """The dataset's batch column."""
+    label: str | None = None
+    """The dataset's label column."""
 
 
 def needs(*, counts: bool = False, tokens: tuple[str, ...] = (), embeddings: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -67,3 +79,201 @@ class ExportSpec:
     def problems(self, dataset: Dataset) -> list[str]:
         """What this export needs of a dataset and does not find there, as sentences."""
         return []
+
+
+BLOCK_ROWS = 8_192
+EMITTED_ROWS = 4_096
+BUCKET_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """The row-aligned files of one part."""
+
+    processed: str
+    tokens: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, str] = field(default_factory=dict)
+
+
+def ordered(
+    parts: Sequence[PartFiles],
+    *,
+    header: Header,
+    columns: tuple[str, ...],
+    scratch: Path,
+    bucket_bytes: int = BUCKET_BYTES,
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """All kept cells, split by split, each split in the order of a hash of the cell id.
+
+    That order is a shuffle, and the same for the same cells in any parts.
+    It is made in two passes in bounded memory: rows go to buckets by the first bits of their hash (on the disk of
+    ``scratch``, where there is more than one bucket), then each bucket is sorted by itself.
+
+    Args:
+        columns: what ``needs`` returned.
+        bucket_bytes: rows that are sorted in memory at once, about.
+    """
+    import numpy as np
+
+    n_buckets = 1
+    while sum(_bytes(p, columns) for p in parts) > bucket_bytes * n_buckets:
+        n_buckets *= 2
+    spill = _Spill(scratch, header, n_buckets)
+    total = sum(header.cells.values())
+    with progress(total, "cells", "gathering") as counter:
+        for part in parts:
+            for batch, keys, splits in _blocks(part, header, columns):
+                bucket = (keys >> np.uint64(65 - n_buckets.bit_length())) if n_buckets > 1 else np.zeros_like(keys)
+                spill.add(batch, splits, bucket.astype(np.int64))
+                counter.update(batch.num_rows)
+    for split in header.cells:
+        for number in range(n_buckets):
+            table = spill.take(split, number)
+            if table is None:
+                continue
+            order = pc.sort_indices(table, sort_keys=[("_key", "ascending"), ("cell_id", "ascending")])
+            for start in range(0, table.num_rows, EMITTED_ROWS):
+                rows = table.take(order[start : start + EMITTED_ROWS]).drop_columns(["_key"]).combine_chunks()
+                yield from ((split, batch) for batch in rows.to_batches())
+
+
+def _bytes(part: PartFiles, columns: tuple[str, ...]) -> int:
+    from cellmill.contracts.counts import CountsPart
+
+    with CountsPart(part.processed) as counts:
+        per_value = 6 if "counts" in columns else 0
+        per_value += 4 * sum(c.startswith("tokens:") for c in columns)
+        per_cell = 200 + 400 * sum(c.startswith("embedding:") for c in columns)
+        return counts.n_values * per_value + counts.n_cells * per_cell
+
+
+def _blocks(
+    part: PartFiles, header: Header, columns: tuple[str, ...]
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
+    """Blocks of a part as Arrow, their keys (n,) uint64 and splits (n,) codes."""
+    import numpy as np
+
+    from cellmill.contracts import embedding
+    from cellmill.contracts.counts import CountsPart
+    from cellmill.contracts.tokens import TokensPart
+    from cellmill.keys import hash_strings
+
+    names = list(header.cells)
+    with ExitStack() as stack:
+        counts = stack.enter_context(CountsPart(part.processed))
+        tokens = {n: stack.enter_context(TokensPart(part.tokens[n])) for n in part.tokens if f"tokens:{n}" in columns}
+        vectors = {n: embedding.read(part.embeddings[n]) for n in part.embeddings if f"embedding:{n}" in columns}
+        obs = counts.obs_table()
+        for name, aligned in [*((n, t.n_cells) for n, t in tokens.items()), *((n, len(v)) for n, v in vectors.items())]:
+            if aligned != counts.n_cells:
+                raise CellmillError(
+                    part.processed, f"{counts.n_cells} cells, but '{name}' has {aligned}.", "Run snakemake again."
+                )
+        ids = obs["cell_id"].combine_chunks()
+        keys = hash_strings(ids, seed=0, purpose="order")
+        split_of = {name: code for code, name in enumerate(names)}
+        codes = np.array([split_of[s] for s in counts.obs["split"].cat.categories], np.int8)
+        splits = codes[counts.obs["split"].cat.codes.to_numpy()]
+        for start, stop, matrix in counts.blocks(BLOCK_ROWS):
+            rows: dict[str, pa.Array] = {"cell_id": ids[start:stop], "_key": pa.array(keys[start:stop])}
+            if "counts" in columns:
+                offsets = pa.array(matrix.indptr.astype(np.int64))
+                index_type = np.uint16 if counts.n_genes <= 1 << 16 else np.uint32
+                rows["genes"] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.indices.astype(index_type)))
+                rows["counts"] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.data))
+            for name, file in tokens.items():
+                rows[f"tokens:{name}"] = file.block(start)["input_ids"].combine_chunks()
+            for name, array in vectors.items():
+                flat = pa.array(np.ascontiguousarray(array[start:stop]).ravel(), pa.float32())
+                rows[f"embedding:{name}"] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
+            for field_ in header.obs:
+                rows[field_.name] = obs[field_.name].slice(start, stop - start).combine_chunks().cast(field_.type)
+            yield pa.RecordBatch.from_pydict(rows), keys[start:stop], splits[start:stop]
+
+
+class _Spill:
+    """Rows by split and bucket: in memory where one bucket holds all, else in Arrow files."""
+
+    def __init__(self, folder: Path, header: Header, n_buckets: int) -> None:
+        self.folder, self.names, self.n_buckets = folder, list(header.cells), n_buckets
+        self._memory: dict[str, list[pa.RecordBatch]] = {}
+        self._writers: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
+
+    def add(self, batch: pa.RecordBatch, splits: np.ndarray, buckets: np.ndarray) -> None:
+        import numpy as np
+
+        place = splits.astype(np.int64) * self.n_buckets + buckets
+        for code in np.unique(place):
+            rows = batch.take(pa.array(np.flatnonzero(place == code)))
+            name, bucket = self.names[int(code) // self.n_buckets], int(code) % self.n_buckets
+            if self.n_buckets == 1:
+                self._memory.setdefault(name, []).append(rows)
+                continue
+            if (name, bucket) not in self._writers:
+                self._writers[name, bucket] = pa.ipc.new_file(self.folder / f"{name}.{bucket}.arrow", batch.schema)
+            self._writers[name, bucket].write(rows)
+
+    def take(self, split: str, bucket: int) -> pa.Table | None:
+        """The rows of one split and bucket, and no longer kept."""
+        if self.n_buckets == 1:
+            batches = self._memory.pop(split, None)
+            return pa.Table.from_batches(batches) if batches else None
+        writer = self._writers.pop((split, bucket), None)
+        if writer is None:
+            return None
+        writer.close()
+        path = self.folder / f"{split}.{bucket}.arrow"
+        with pa.OSFile(str(path)) as stream, pa.ipc.open_file(stream) as reader:
+            table = reader.read_all()
+        path.unlink()
+        return table
+
+
+def in_groups(
+    rows: Iterable[tuple[str, pa.RecordBatch]], *, group_rows: int, file_rows: int
+) -> Iterator[tuple[str, int, pa.Table]]:
+    """``(split, file number, table)``: tables of ``group_rows`` rows, cut at every ``file_rows`` and where a split ends.
+
+    The cuts depend on the rows alone, not on the batches they came in.
+    """
+    for split, mine in groupby(rows, key=lambda pair: pair[0]):
+        waiting: list[pa.RecordBatch] = []
+        have = done = 0
+        for _, batch in mine:
+            waiting.append(batch)
+            have += batch.num_rows
+            while have >= (size := min(group_rows, file_rows - done % file_rows)):
+                table = pa.Table.from_batches(waiting)
+                yield split, done // file_rows, table.slice(0, size).combine_chunks()
+                waiting, have, done = table.slice(size).to_batches(), have - size, done + size
+        if have:
+            yield split, done // file_rows, pa.Table.from_batches(waiting).combine_chunks()
+
+
+def common_schema(parts: Sequence[PartFiles], columns: Sequence[str]) -> pa.Schema:
+    """The types of obs columns over all parts; whole numbers and fractions together are float64.
+
+    Raises:
+        CellmillError: a column is text in one part and numbers in another, or not there.
+    """
+    from cellmill.contracts.counts import CountsPart
+
+    types: dict[str, pa.DataType] = {}
+    for part in parts:
+        with CountsPart(part.processed) as counts:
+            table = counts.obs_table().select(columns)
+        for name in columns:
+            column = table[name]
+            if column.null_count == len(column):
+                types.setdefault(name, pa.null())
+                continue
+            new, old = column.type, types.get(name, pa.null())
+            if pa.types.is_null(old) or old == new:
+                types[name] = new
+            elif {old, new} == {pa.int64(), pa.float64()}:
+                types[name] = pa.float64()
+            else:
+                raise CellmillError(
+                    part.processed, f"obs column '{name}' is {new}, {old} in another part.", "Make them alike."
+                )
+    return pa.schema([(name, pa.string() if pa.types.is_null(t) else t) for name, t in types.items()])

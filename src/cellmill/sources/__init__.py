@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.files import Files
 
 Source = Annotated[Bundled | Files, Field(discriminator="kind")]
 
-__all__ = ["Bundled", "Files", "Source"]
+
+def parse_source(values: dict[str, Any]) -> Source:
+    """The spec of one source from its plain values."""
+    parsed: Source = TypeAdapter(Source).validate_python(values)
+    return parsed
+
+
+__all__ = ["Bundled", "Files", "Source", "parse_source"]

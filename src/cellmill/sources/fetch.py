@@ -523,17 +523,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _reason(error: BaseException) -> str:
     """The innermost cause in words that hold no address."""
-    seen: set[int] = set()
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    text = type(error).__name__
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return "the server stayed silent for too long"
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        wrapped = (getattr(cause, "reason", None), *cause.args)
+        cause = next((e for e in wrapped if isinstance(e, BaseException)), None) or cause.__cause__ or cause.__context__
+    for cause in reversed(chain):
+        # requests' own errors are OSErrors, too, with the address in them
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
             return cause.strerror.lower()
+        if isinstance(cause, TimeoutError):
+            return "the server stayed silent for too long"
         if isinstance(cause, urllib3.exceptions.IncompleteRead):
             return "the connection was cut"
-        inner = next((a for a in (getattr(cause, "reason", None), *cause.args) if isinstance(a, BaseException)), None)
-        cause = inner or cause.__cause__ or cause.__context__
-    return text
+    return type(chain[-1]).__name__

@@ -1,0 +1,153 @@
+"""The frame of every export: gather the rows, let the format write them, manifest last, one rename."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from cellmill.config import Columns
+from cellmill.contracts import embedding, manifest, vocabulary
+from cellmill.contracts import genes as gene_files
+from cellmill.contracts import quality as quality_files
+from cellmill.contracts.counts import CountsPart
+from cellmill.contracts.tokens import TokensPart
+from cellmill.exports import Export
+from cellmill.exports.rows import Header, PartFiles, common_schema, needs, ordered
+from cellmill.files import replacing, scratch
+
+
+@dataclass(frozen=True)
+class About:
+    """What the manifest and the card say of the dataset."""
+
+    dataset: str
+    title: str
+    organism: str
+    license: str | None
+    columns: Columns
+    kept_columns: list[str]
+    split: dict[str, Any]
+
+
+def export(
+    parts: Sequence[PartFiles],
+    *,
+    path: str,
+    spec: Export,
+    about: About,
+    cells: Sequence[str | PathLike[str]],
+    genes: str | PathLike[str],
+    vocabulary_file: str | None,
+    out: str | PathLike[str],
+) -> None:
+    """Write one export: a folder per split and ``manifest.json``, which appears when everything is there.
+
+    Args:
+        path: the export's name, such as ``hf/cells``.
+        cells: ``processed/{part}.cells.parquet`` of every part.
+        out: its ``manifest.json``.
+
+    The bytes depend on the cells and the spec, not on parts, their order, blocks or cores.
+    """
+    format_ = path.split("/")[0]
+    table, gene_facts = gene_files.read_genes(genes)
+    ledger = account(cells)
+    header = _header(parts, spec, about, table, ledger)
+    columns = needs(counts=spec.with_counts, tokens=spec.tokenizers, embeddings=spec.embedders)
+    tokens = vocabulary.read_tokens(vocabulary_file) if vocabulary_file is not None else None
+    with replacing(Path(out).parent, directory=True) as folder:
+        with scratch(folder / "rows") as spill:
+            rows = ordered(parts, header=header, columns=columns, scratch=spill)
+            facts = import_module(f"cellmill.exports.{format_}").write(folder, header, rows, spec, vocabulary=tokens)
+        said = {
+            "contract": str(manifest.CONTRACTS[format_]),
+            "export": path,
+            "dataset": about.dataset,
+            "title": about.title,
+            "organism": about.organism,
+            "spec": spec.model_dump(mode="json"),
+            "split": about.split,
+            "splits": header.cells,
+            "ledger": ledger,
+            "genes": len(table),
+            "variable_genes": gene_facts["variable_genes"],
+            "train_cells": gene_facts["train_cells"],
+            "counts_dtype": header.counts_dtype.name,
+            "order": "each split in the order of a hash of the cell id",
+            "facts": facts,
+            "tokens": _token_facts(parts, spec),
+            "parts": {str(Path(p.processed).stem): CountsPart(p.processed).n_cells for p in parts},
+        }
+        if format_ == "hf":
+            from cellmill.exports.card import write_card
+
+            write_card(folder / "README.md", said, about, _label_counts(parts, about))
+        manifest.write(folder, said)
+
+
+def account(cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
+    """The ledger of cells over all parts: raw = kept + dropped by reason, and the kept by split."""
+    outcomes: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    for path in cells:
+        table, _ = quality_files.read_cells(path)
+        outcomes.update({v["values"]: v["counts"] for v in pc.value_counts(table["outcome"]).to_pylist()})
+        splits.update({v["values"]: v["counts"] for v in pc.value_counts(table["split"].drop_null()).to_pylist()})
+    kept = outcomes.pop("kept", 0)
+    return {
+        "raw": kept + sum(outcomes.values()),
+        "kept": kept,
+        "dropped": dict(sorted(outcomes.items())),
+        "splits": dict(sorted(splits.items())),
+    }
+
+
+def _header(
+    parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any]
+) -> Header:
+    with CountsPart(parts[0].processed) as part:
+        dtype = np.dtype(part.dtype)
+    asked = getattr(spec, "columns", None)
+    columns = about.kept_columns if asked is None else asked
+    return Header(
+        dataset=about.dataset,
+        cells={s: ledger["splits"].get(s, 0) for s in about.split["fractions"]},
+        genes=genes[["gene_id", "gene_symbol"]],
+        counts_dtype=dtype,
+        obs=common_schema(parts, columns),
+        widths={e: int(embedding.read(parts[0].embeddings[e]).shape[1]) for e in spec.embedders},
+        batch=about.columns.batch,
+        label=about.columns.label,
+    )
+
+
+def _token_facts(parts: Sequence[PartFiles], spec: Export) -> dict[str, dict[str, int]]:
+    """What the tokenizers reported, added up over the parts."""
+    facts: dict[str, dict[str, int]] = {}
+    for name in spec.tokenizers:
+        total: Counter[str] = Counter()
+        for part in parts:
+            with TokensPart(part.tokens[name]) as file:
+                total.update({k: v for k, v in file.facts.items() if isinstance(v, int)})
+        facts[name] = dict(sorted(total.items()))
+    return facts
+
+
+def _label_counts(parts: Sequence[PartFiles], about: About) -> dict[str, int]:
+    """Cells per label over all parts, the most frequent first."""
+    label = about.columns.label
+    if label is None:
+        return {}
+    total: Counter[str] = Counter()
+    for part in parts:
+        with CountsPart(part.processed) as counts:
+            total.update({str(k): int(v) for k, v in counts.obs[label].value_counts(dropna=False).items() if v})
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,98 @@
+"""The only module that knows ``snakemake``: logging, threads and errors of a job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellmill.errors import CellmillError
+
+if TYPE_CHECKING:
+    from cellmill.exports.export import About
+    from cellmill.exports.rows import PartFiles
+
+LEDGER = Path(__file__).resolve().parents[2] / "resources" / "ledger.tsv"
+
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")  # a job takes the threads its rule names; sums must not depend on their number
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Any]:
+    """Run a script's one call: its log goes to the rule's log file, a ``CellmillError`` ends it with one sentence."""
+    formatter = logging.Formatter(f"%(asctime)s %(levelname)s {snakemake.rule}: %(message)s", "%Y-%m-%d %H:%M:%S")
+    log = logging.getLogger("cellmill")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.FileHandler(snakemake.log[0], mode="w")
+    handler.setFormatter(formatter)
+    log.addHandler(handler)
+    try:
+        yield snakemake
+    except CellmillError as error:
+        log.error("%s", error)
+        print(f"{snakemake.rule}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        log.error("%s", traceback.format_exc())
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def mirror(snakemake: Any) -> Path | None:
+    """The mirror folder; not a param, because asking elsewhere changes no byte."""
+    folder = snakemake.config.get("mirror")
+    return None if folder is None else Path(folder)
+
+
+def part_files(snakemake: Any) -> list[PartFiles]:
+    """The row-aligned files of each part, from inputs that list parts within tokenizers and embedders."""
+    from cellmill.exports.rows import PartFiles
+
+    processed = list(snakemake.input.processed)
+
+    def by_name(files: list[str], names: list[str], part: int) -> dict[str, str]:
+        return {name: files[i * len(processed) + part] for i, name in enumerate(names)}
+
+    tokens, vectors = list(snakemake.input.tokens), list(snakemake.input.embeddings)
+    return [
+        PartFiles(
+            path, by_name(tokens, snakemake.params.tokenizers, i), by_name(vectors, snakemake.params.embedders, i)
+        )
+        for i, path in enumerate(processed)
+    ]
+
+
+def about(snakemake: Any) -> About:
+    """What the manifest and the card say of the dataset."""
+    from cellmill.config import Columns
+    from cellmill.exports.export import About
+
+    said = dict(snakemake.params.about)
+    return About(**{**said, "columns": Columns(**said["columns"])})
+
+
+def run_export(snakemake: Any) -> None:
+    """The one call of every export script."""
+    from cellmill.exports import parse_export
+    from cellmill.exports.export import export
+
+    with job(snakemake) as said:
+        export(
+            part_files(said),
+            path=said.params.path,
+            spec=parse_export(said.params.path, said.params.spec),
+            about=about(said),
+            cells=list(said.input.cells),
+            genes=said.input.genes,
+            vocabulary_file=next(iter(said.input.vocabulary), None),
+            out=said.output.manifest,
+        )

@@ -1,0 +1,205 @@
+"""``results/{dataset}/raw/{part}.h5ad``: a part as found, whichever kind of source it comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+from cellmill.errors import CellmillError
+from cellmill.files import replacing, scratch, sha256_of, write_json
+from cellmill.sources import Source
+from cellmill.sources.bundled import Bundled, recover_counts
+from cellmill.sources.fetch import fetch, file_name, redacted
+from cellmill.sources.files import Files, convert_tenx_folder, convert_tenx_h5, is_address, unpack_tenx
+from cellmill.sources.ledger import Ledger
+
+log = logging.getLogger("cellmill")
+
+READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz")
+
+
+def retrieve_part(source: Source, part: str, out: Path, provenance: Path, *, ledger: Path, mirror: Path | None) -> None:
+    """Bring one part of a dataset to ``out`` as h5ad, and write down where it comes from.
+
+    A local h5ad file becomes a link, so that nothing is doubled.
+    What is downloaded lies in ``.download/`` beside ``out`` until it is complete, and a later call goes on with it.
+
+    Args:
+        source: the validated source of the dataset.
+        part: a name of ``source.parts()``.
+        out: the h5ad file to make.
+        provenance: JSON with ``kind``, ``part``, one of ``address``, ``path`` and ``package``, ``sha256`` and
+            ``bytes`` of what was found there (``null`` where unknown), and ``note``.
+        ledger: ``resources/ledger.tsv``, asked for checksums that the config does not give.
+        mirror: a folder with a ``SHA256SUMS`` that is asked before the network.
+
+    Raises:
+        CellmillError: not to be had, not as expected, or of no readable kind.
+    """
+    out, provenance = Path(out), Path(provenance)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, Bundled):
+        facts = _from_package(source, out)
+    elif is_address(source.files[part]):
+        facts = _from_address(source, part, out, ledger, mirror)
+    else:
+        facts = _from_path(source, part, out)
+    write_json(provenance, {"kind": source.kind, "part": part} | facts)
+
+
+def _from_package(source: Bundled, out: Path) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    path = source.packaged_file()
+    if path is None:
+        raise CellmillError(f"source.name {source.name}", "scanpy is not installed.", "Type: pip install scanpy")
+    note = recover_counts(path, out)
+    return {
+        "package": f"scanpy {version('scanpy')}, datasets/{path.name}",
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "note": note,
+    }
+
+
+def _from_path(source: Files, part: str, out: Path) -> dict[str, Any]:
+    given, wanted = source.files[part], source.sha256.get(part)
+    path = Path(given)
+    if not path.exists():
+        raise CellmillError(f"source.files.{part}", f"no file '{given}'.", "Correct the path in the dataset's config.")
+    suffix = "folder" if path.is_dir() else _suffix(given, path.name)
+    if wanted is not None:
+        _verify(part, path, wanted)
+    if suffix == ".h5ad":
+        check_h5ad(path)
+        _link(path, out)
+        note = "A link to the file itself."
+    else:
+        note = _convert(path, suffix, out)
+    size = None if path.is_dir() else path.stat().st_size
+    return {"path": given, "sha256": wanted, "bytes": size, "note": note}
+
+
+def _from_address(source: Files, part: str, out: Path, ledger: Path, mirror: Path | None) -> dict[str, Any]:
+    address = source.files[part]
+    name = file_name(address)
+    suffix = _suffix(redacted(address), name)
+    entry = Ledger(ledger).by_address(address)
+    folder = out.parent / ".download" / part
+    path = folder / name
+    record = out.with_name(out.name + ".sha256")
+    first = not record.exists()
+    fetched = fetch(
+        address,
+        path,
+        sha256=source.sha256.get(part) or (entry.sha256 if entry else None),
+        size=entry.bytes if entry else None,
+        mirror=mirror,
+        record=record,
+    )
+    try:
+        if suffix == ".h5ad":
+            check_h5ad(path)
+            os.replace(path, out)
+            note = ""
+        else:
+            note = _convert(path, suffix, out)
+    except CellmillError:
+        if first:  # what cannot be read (a login page, say) must not become what is expected from now on
+            record.unlink(missing_ok=True)
+        raise
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # other parts are there
+        folder.parent.rmdir()
+    return {"address": redacted(address), "sha256": fetched.sha256, "bytes": fetched.bytes, "note": note}
+
+
+def _suffix(where: str, name: str) -> str:
+    """Which of ``READABLE`` the name ends in, the longest that fits."""
+    fitting = [suffix for suffix in READABLE if name.lower().endswith(suffix)]
+    if not fitting:
+        raise CellmillError(
+            where,
+            f"cannot tell from '{name}' what this is.",
+            f"Readable are {', '.join(READABLE)}, and local folders with a matrix.mtx; 10x's .h5 and .tar.gz.",
+        )
+    return max(fitting, key=len)
+
+
+def _verify(part: str, path: Path, wanted: str) -> None:
+    if path.is_dir():
+        raise CellmillError(
+            f"source.sha256.{part}", "a checksum of a folder.", "Give a file, or leave the checksum out."
+        )
+    found = sha256_of(path)
+    if found != wanted:
+        raise CellmillError(
+            path,
+            f"its sha256 is {found}, expected {wanted} (source.sha256.{part}).",
+            "Get the file again; if it was replaced on purpose, correct the checksum.",
+        )
+
+
+def _convert(path: Path, suffix: str, out: Path) -> str:
+    """Make ``out`` from a file that is no h5ad; a sentence on what was left out."""
+    log.info("%s: converting to h5ad", path)
+    if suffix == "folder":
+        return convert_tenx_folder(path, out)
+    if suffix == ".h5":
+        return convert_tenx_h5(path, out)
+    if suffix == ".h5ad.gz":
+        return _gunzip(path, out)
+    with scratch(out) as folder:
+        return convert_tenx_folder(unpack_tenx(path, folder), out)
+
+
+def _gunzip(path: Path, out: Path) -> str:
+    with replacing(out) as aside:
+        try:
+            with gzip.open(path, "rb") as source, open(aside, "wb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise CellmillError(path, f"not whole gzip ({error}).", "It may be truncated; get it again.") from error
+        check_h5ad(aside, shown=path)
+    return "Decompressed."
+
+
+def _link(path: Path, out: Path) -> None:
+    """Make ``out`` a link to ``path``: relative where that leads there, else absolute."""
+    target = Path(os.path.abspath(path))
+    if out.parent.resolve() / out.name == target.parent.resolve() / target.name:
+        raise CellmillError(path, "this is the file that cellmill is about to write.", "Keep raw data out of results/.")
+    with replacing(out) as aside:
+        aside.symlink_to(os.path.relpath(target, out.parent.resolve()))
+        if not (aside.exists() and aside.samefile(path)):
+            aside.unlink()
+            aside.symlink_to(target)
+
+
+def check_h5ad(path: Path, *, shown: Path | None = None) -> None:
+    """Refuse what is not whole HDF5, or has no obs, var and matrix; tables and values are not read.
+
+    Raises:
+        CellmillError: about ``shown`` (``path`` where not given).
+    """
+    from cellmill.matrix.reader import open_h5ad
+
+    shown = shown or path
+    try:
+        file = open_h5ad(path)
+    except CellmillError as error:
+        raise CellmillError(shown, error.found, error.fix) from error
+    with file:
+        missing = [name for name in ("obs", "var") if name not in file]
+        if "X" not in file and "raw/X" not in file and not len(file.get("layers", ())):
+            missing.append("X")
+        if not missing:
+            return
+        hint = "It looks like a 10x matrix: name it .h5." if "matrix" in file else "Write it with anndata."
+        raise CellmillError(shown, f"HDF5, but not AnnData: no {', '.join(missing)} in it.", hint)

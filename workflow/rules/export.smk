@@ -1,0 +1,155 @@
+# in:  results/{dataset}/processed/{part}.h5ad and .cells.parquet, genes/genes.parquet,
+#      tokenized/{tokenizer}/{part}.parquet, embedded/{embedder}/{part}.npy: row-aligned
+# out: results/{dataset}/hf/{export}/manifest.json      Hugging Face dataset: Parquet and card     contract: hf
+#      results/{dataset}/mds/{export}/manifest.json     MosaicML MDS shards                        contract: mds
+#      results/{dataset}/hdf5/{export}/manifest.json    HDF5 batches                               contract: hdf5
+#      results/{dataset}/scdl/{export}/manifest.json    BioNeMo-SCDL memory maps                   contract: scdl
+# Beside each manifest, and written before it: a folder per split.
+
+
+def export_tokens(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/{{p}}.parquet"
+        return expand(pattern, t=export_spec(wildcards, format_).tokenizers, p=parts_of(wildcards))
+
+    return files
+
+
+def export_embeddings(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/embedded/{{e}}/{{p}}.npy"
+        return expand(pattern, e=export_spec(wildcards, format_).embedders, p=parts_of(wildcards))
+
+    return files
+
+
+def export_vocabulary(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/vocabulary.json"
+        return expand(pattern, t=export_spec(wildcards, format_).tokenizers)
+
+    return files
+
+
+rule export_hf:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("hf"),
+        embeddings=export_embeddings("hf"),
+        vocabulary=export_vocabulary("hf"),
+    output:
+        manifest="results/{dataset}/hf/{export}/manifest.json",
+    params:
+        path="hf/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "hf")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "hf").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "hf").embedders),
+        contract=str(versions.HF),
+    log:
+        "logs/export_hf/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_hf/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    script:
+        "../scripts/export_hf.py"
+
+
+rule export_mds:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("mds"),
+        embeddings=export_embeddings("mds"),
+        vocabulary=export_vocabulary("mds"),
+    output:
+        manifest="results/{dataset}/mds/{export}/manifest.json",
+    params:
+        path="mds/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "mds")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "mds").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "mds").embedders),
+        contract=str(versions.MDS),
+    log:
+        "logs/export_mds/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_mds/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    script:
+        "../scripts/export_mds.py"
+
+
+rule export_hdf5:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("hdf5"),
+        embeddings=export_embeddings("hdf5"),
+        vocabulary=export_vocabulary("hdf5"),
+    output:
+        manifest="results/{dataset}/hdf5/{export}/manifest.json",
+    params:
+        path="hdf5/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "hdf5")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "hdf5").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "hdf5").embedders),
+        contract=str(versions.HDF5),
+    log:
+        "logs/export_hdf5/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_hdf5/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    script:
+        "../scripts/export_hdf5.py"
+
+
+rule export_scdl:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("scdl"),
+        embeddings=export_embeddings("scdl"),
+        vocabulary=export_vocabulary("scdl"),
+    output:
+        manifest="results/{dataset}/scdl/{export}/manifest.json",
+    params:
+        path="scdl/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "scdl")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "scdl").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "scdl").embedders),
+        contract=str(versions.SCDL),
+    log:
+        "logs/export_scdl/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_scdl/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    script:
+        "../scripts/export_scdl.py"

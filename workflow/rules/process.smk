@@ -1,0 +1,149 @@
+# in:  results/{dataset}/raw/{part}.h5ad
+# out: results/{dataset}/quality/{part}.parquet          one row per raw cell                 contract: quality
+#      results/{dataset}/quality/{part}.genes.parquet    how the part names its genes         contract: part_genes
+#      results/{dataset}/quality/thresholds.json         over all parts, per batch            contract: thresholds
+#      results/{dataset}/genes/space.parquet             one gene space                       contract: gene_space
+#      results/{dataset}/processed/{part}.h5ad           kept cells, counts, split            contract: counts
+#      results/{dataset}/processed/{part}.cells.parquet  what became of every raw cell        contract: cells
+#      results/{dataset}/genes/{part}.npz                sums over the training cells         contract: gene_sums
+#      results/{dataset}/genes/genes.parquet             statistics and variable genes        contract: genes
+
+
+rule measure_quality:
+    input:
+        raw="results/{dataset}/raw/{part}.h5ad",
+    output:
+        quality="results/{dataset}/quality/{part}.parquet",
+        genes="results/{dataset}/quality/{part}.genes.parquet",
+    params:
+        counts=lambda wildcards: dataset_of(wildcards).counts,
+        gene_ids=lambda wildcards: dataset_of(wildcards).genes.ids,
+        cell_ids=lambda wildcards: dataset_of(wildcards).cell_ids,
+        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
+        contracts=[str(versions.QUALITY), str(versions.PART_GENES)],
+    log:
+        "logs/measure_quality/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/measure_quality/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    script:
+        "../scripts/measure_quality.py"
+
+
+rule set_thresholds:
+    input:
+        quality=per_part("results/{dataset}/quality/{part}.parquet"),
+    output:
+        thresholds="results/{dataset}/quality/thresholds.json",
+    params:
+        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
+        contract=str(versions.THRESHOLDS),
+    log:
+        "logs/set_thresholds/{dataset}.log",
+    benchmark:
+        "benchmarks/set_thresholds/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    script:
+        "../scripts/set_thresholds.py"
+
+
+rule unify_genes:
+    input:
+        genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
+    output:
+        space="results/{dataset}/genes/space.parquet",
+    params:
+        contract=str(versions.GENE_SPACE),
+    log:
+        "logs/unify_genes/{dataset}.log",
+    benchmark:
+        "benchmarks/unify_genes/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/unify_genes.py"
+
+
+rule process_part:
+    input:
+        raw="results/{dataset}/raw/{part}.h5ad",
+        quality="results/{dataset}/quality/{part}.parquet",
+        genes="results/{dataset}/quality/{part}.genes.parquet",
+        thresholds="results/{dataset}/quality/thresholds.json",
+        space="results/{dataset}/genes/space.parquet",
+    output:
+        processed="results/{dataset}/processed/{part}.h5ad",
+        cells="results/{dataset}/processed/{part}.cells.parquet",
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
+        contracts=[str(versions.COUNTS), str(versions.CELLS)],
+    log:
+        "logs/process_part/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/process_part/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    script:
+        "../scripts/process_part.py"
+
+
+rule measure_genes:
+    input:
+        processed="results/{dataset}/processed/{part}.h5ad",
+    output:
+        sums="results/{dataset}/genes/{part}.npz",
+    params:
+        contract=str(versions.GENE_SUMS),
+    log:
+        "logs/measure_genes/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/measure_genes/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    script:
+        "../scripts/measure_genes.py"
+
+
+rule rank_genes:
+    input:
+        sums=per_part("results/{dataset}/genes/{part}.npz"),
+        space="results/{dataset}/genes/space.parquet",
+    output:
+        genes="results/{dataset}/genes/genes.parquet",
+    params:
+        variable_genes=lambda wildcards: plain(dataset_of(wildcards).variable_genes),
+        contract=str(versions.GENES),
+    log:
+        "logs/rank_genes/{dataset}.log",
+    benchmark:
+        "benchmarks/rank_genes/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=10,
+    script:
+        "../scripts/rank_genes.py"

@@ -1,0 +1,100 @@
+# in:  quality, thresholds, cells, genes and one embedding of all parts; the manifests of the exports
+# out: results/{dataset}/report/quality.svg    metrics of every raw cell, with the thresholds     contract: report
+#      results/{dataset}/report/cells.svg      where the cells went
+#      results/{dataset}/report/genes.svg      which genes vary
+#      results/{dataset}/report/umap.png       the cells, by label and split
+#      results/{dataset}/report/index.html     one page with everything, for eyes
+
+
+def umap_embedding(wildcards):
+    """The embedding the UMAP is drawn from: the first PCA of the dataset, else its first embedder, else none."""
+    names = PROJECT.embedders_of(wildcards.dataset)
+    first = next((n for n in names if PROJECT.config.embedders[n].kind == "pca"), next(iter(names), None))
+    return expand(f"results/{wildcards.dataset}/embedded/{first}/{{p}}.npy", p=parts_of(wildcards)) if first else []
+
+
+def export_manifests(wildcards):
+    return [f"results/{wildcards.dataset}/{path}/manifest.json" for path in PROJECT.exports_of(wildcards.dataset)]
+
+
+rule draw_report:
+    input:
+        quality=per_part("results/{dataset}/quality/{part}.parquet"),
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        embedding=umap_embedding,
+        thresholds="results/{dataset}/quality/thresholds.json",
+        genes="results/{dataset}/genes/genes.parquet",
+    output:
+        quality=report(
+            "results/{dataset}/report/quality.svg",
+            caption="../report/quality.rst",
+            category="{dataset}",
+            labels={"figure": "Quality of the cells"},
+        ),
+        cells=report(
+            "results/{dataset}/report/cells.svg",
+            caption="../report/cells.rst",
+            category="{dataset}",
+            labels={"figure": "Where the cells went"},
+        ),
+        genes=report(
+            "results/{dataset}/report/genes.svg",
+            caption="../report/genes.rst",
+            category="{dataset}",
+            labels={"figure": "Variable genes"},
+        ),
+        umap=report(
+            "results/{dataset}/report/umap.png",
+            caption="../report/umap.rst",
+            category="{dataset}",
+            labels={"figure": "UMAP"},
+        ),
+    params:
+        label=lambda wildcards: dataset_of(wildcards).columns.label,
+        splits=lambda wildcards: list(dataset_of(wildcards).split.fractions),
+        contract=str(versions.REPORT),
+    log:
+        "logs/draw_report/{dataset}.log",
+    benchmark:
+        "benchmarks/draw_report/{dataset}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    script:
+        "../scripts/draw_report.py"
+
+
+rule write_report:
+    input:
+        figures=[
+            "results/{dataset}/report/cells.svg",
+            "results/{dataset}/report/quality.svg",
+            "results/{dataset}/report/genes.svg",
+            "results/{dataset}/report/umap.png",
+        ],
+        manifests=export_manifests,
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        thresholds="results/{dataset}/quality/thresholds.json",
+        genes="results/{dataset}/genes/genes.parquet",
+        config="results/{dataset}/config.json",
+    output:
+        page="results/{dataset}/report/index.html",
+    params:
+        title=lambda wildcards: dataset_of(wildcards).title,
+        contract=str(versions.REPORT),
+    log:
+        "logs/write_report/{dataset}.log",
+    benchmark:
+        "benchmarks/write_report/{dataset}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/write_report.py"

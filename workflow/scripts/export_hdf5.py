@@ -1,0 +1,5 @@
+"""Aligned rows to HDF5 batches."""
+
+from cellmill import script
+
+script.run_export(snakemake)

@@ -1,0 +1,5 @@
+"""Aligned rows to MDS shards."""
+
+from cellmill import script
+
+script.run_export(snakemake)

@@ -1,0 +1,5 @@
+"""Aligned rows to SCDL memory maps."""
+
+from cellmill import script
+
+script.run_export(snakemake)

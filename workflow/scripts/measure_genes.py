@@ -1,0 +1,7 @@
+"""Gene sums over the training cells of a part."""
+
+from cellmill import script
+from cellmill.genes.statistics import measure_genes
+
+with script.job(snakemake) as job:
+    measure_genes(job.input.processed, out=job.output.sums)

@@ -1,0 +1,16 @@
+"""Metrics of every raw cell of a part."""
+
+from cellmill import script
+from cellmill.quality.metrics import measure_quality
+
+with script.job(snakemake) as job:
+    measure_quality(
+        job.input.raw,
+        part=job.wildcards.part,
+        counts=job.params.counts,
+        gene_ids=job.params.gene_ids,
+        cell_ids=job.params.cell_ids,
+        batch=job.params.batch,
+        out=job.output.quality,
+        out_genes=job.output.genes,
+    )

@@ -1,0 +1,18 @@
+"""The kept cells of a part as raw counts."""
+
+from cellmill import script
+from cellmill.config import CellRules
+from cellmill.quality.process import process_part
+
+with script.job(snakemake) as job:
+    process_part(
+        job.input.raw,
+        quality=job.input.quality,
+        part_genes=job.input.genes,
+        thresholds=job.input.thresholds,
+        space=job.input.space,
+        rules=CellRules(**job.params.rules),
+        part=job.wildcards.part,
+        out=job.output.processed,
+        out_cells=job.output.cells,
+    )

@@ -1,0 +1,13 @@
+"""Gene statistics and variable genes over all parts."""
+
+from cellmill import script
+from cellmill.config import VariableGenes
+from cellmill.genes.variable import rank_genes
+
+with script.job(snakemake) as job:
+    rank_genes(
+        job.input.sums,
+        space=job.input.space,
+        spec=VariableGenes(**job.params.variable_genes),
+        out=job.output.genes,
+    )

@@ -1,0 +1,17 @@
+"""One raw part, as found, checksum verified."""
+
+from pathlib import Path
+
+from cellmill import script
+from cellmill.sources import parse_source
+from cellmill.sources.retrieve import retrieve_part
+
+with script.job(snakemake) as job:
+    retrieve_part(
+        parse_source(job.params.source),
+        job.wildcards.part,
+        Path(job.output.raw),
+        Path(job.output.provenance),
+        ledger=script.LEDGER,
+        mirror=script.mirror(job),
+    )

@@ -1,0 +1,8 @@
+"""Thresholds over all parts."""
+
+from cellmill import script
+from cellmill.config import Quality
+from cellmill.quality.thresholds import set_thresholds
+
+with script.job(snakemake) as job:
+    set_thresholds(job.input.quality, spec=Quality(**job.params.quality), out=job.output.thresholds)
