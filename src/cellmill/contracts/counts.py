@@ -61,16 +61,16 @@ class CountsPart:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Obs (cells, columns), indexed by ``cell_id``."""
-        from anndata.io import read_elem
+        from cellmill.matrix.tables import read_table
 
-        return read_elem(self._file["obs"])
+        return read_table(self._file["obs"])
 
     @cached_property
     def var(self) -> pd.DataFrame:
         """The gene space (genes, columns), indexed by ``gene_id``."""
-        from anndata.io import read_elem
+        from cellmill.matrix.tables import read_table
 
-        return read_elem(self._file["var"])
+        return read_table(self._file["var"])
 
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Counts of rows ``start`` to ``stop`` (n, genes), CSR, sorted indices."""

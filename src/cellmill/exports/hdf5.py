@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.errors import CellmillError, nearest
-from cellmill.exports.rows import ExportSpec, Header
+from cellmill.exports.columns import MISSING, by_split, checked_counts, count_missing, obs_columns, plain, string_bytes
+from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cellmill.config import Dataset
+    from cellmill.exports.rows import Header
 
 CHUNK_VALUES = 1 << 17
 """Values per HDF5 chunk of the sparse layout."""
@@ -29,8 +31,6 @@ STRING_BYTES = 1 << 24
 """Most bytes of a chunk of strings, which are all as long as the longest."""
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
 
-MISSING: dict[str, Any] = {"string": "", "bool": -1, "int64": -(1 << 63), "float64": "NaN"}
-"""What stands for a missing value where a format has no place for one, by type of the column."""
 
 
 class Hdf5Counts(Spec, ExportSpec):
@@ -316,134 +316,3 @@ class _Strings:
             padded[np.arange(width) < part[:, None]] = data[done : done + size]
             dataset[start : start + len(part)] = padded.view(f"S{width}")[:, 0].astype(dtype)
             done += size
-
-
-# Shared with mds and scdl.
-
-
-def by_split(
-    header: Header, rows: Iterable[tuple[str, pa.RecordBatch]]
-) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-    """Yield every split that has cells with its batches; the caller must use them up.
-
-    Raises:
-        CellmillError: where the splits come in another order than in the header, or with another number of cells.
-    """
-    again = "Delete the results of the earlier steps of this dataset and run again; if it comes back, report it."
-
-    def counted(split: str, batches: Iterator[tuple[str, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-        cells = 0
-        for _, batch in batches:
-            cells += batch.num_rows
-            if cells > header.cells[split]:
-                break
-            yield batch
-        if cells != header.cells[split]:
-            found = f"came with {'more than ' * (cells > header.cells[split])}{min(cells, header.cells[split]):,} cells"
-            raise CellmillError(f"{header.dataset}, split '{split}'", f"{found}, not {header.cells[split]:,}.", again)
-
-    expected = [split for split, cells in header.cells.items() if cells]
-    found: list[str] = []
-    for split, batches in groupby(((s, b) for s, b in rows if b.num_rows), key=itemgetter(0)):
-        found.append(split)
-        if found != expected[: len(found)]:
-            raise CellmillError(header.dataset, f"splits came as {found}, not as {expected}.", again)
-        yield split, counted(split, batches)
-    if found != expected:
-        raise CellmillError(header.dataset, f"only the splits {found} of {expected} came.", again)
-
-
-def obs_columns(header: Header, asked: Sequence[str] | None, *, reserved: Sequence[str], export: str) -> dict[str, str]:
-    """Obs columns to write and their types, ``string``, ``bool``, ``int64`` or ``float64``; ``None`` asks for all.
-
-    Raises:
-        CellmillError: where a column is not there, has another type, or has a name that the export writes itself.
-    """
-    import pyarrow as pa
-
-    kinds = {}
-    for column in header.obs.names if asked is None else asked:
-        where = f"{header.dataset}, export {export}"
-        if column not in header.obs.names:
-            fix = f"{nearest(column, header.obs.names)} Keep it with columns.keep, or do not ask for it."
-            raise CellmillError(where, f"no column '{column}' stays with the cells.", fix)
-        if column in reserved:
-            raise CellmillError(
-                where, f"writes '{column}' itself.", "Rename your column, or leave it out of 'columns'."
-            )
-        type_ = header.obs.field(column).type
-        text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_)
-        kinds[column] = "string" if text else {"double": "float64"}.get(str(type_), str(type_))
-        if kinds[column] not in MISSING:
-            fix = f"Expected {', '.join(MISSING)}."
-            raise CellmillError(where, f"the column '{column}' has the type {type_}.", fix)
-    return kinds
-
-
-def count_missing(missing: Counter[str], batch: pa.RecordBatch, columns: Iterable[str]) -> None:
-    """Add up the missing values of columns; columns without any are not listed."""
-    for column in columns:
-        if batch[column].null_count:
-            missing[column] += batch[column].null_count
-
-
-def lists(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (n + 1, int64, from 0) and values of a list column, also of a slice of one."""
-    import numpy as np
-
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    values = column.values.slice(offsets[0], offsets[-1] - offsets[0]).to_numpy()
-    return offsets - offsets[0], values
-
-
-def string_bytes(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (n + 1, int64, from 0) and UTF-8 bytes of a string column; a missing string is empty."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    text = pc.fill_null(column.cast(pa.large_string()), "")
-    _, offset_buffer, data_buffer = text.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int64, len(text) + 1, text.offset * 8)
-    data = np.frombuffer(data_buffer if data_buffer is not None else b"", np.uint8)
-    return offsets - offsets[0], data[offsets[0] : offsets[-1]]
-
-
-def plain(column: pa.Array) -> np.ndarray:
-    """Numbers of a bool (as int8), int64 or float64 column; missing ones as in ``MISSING``."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_boolean(column.type):
-        column, value = column.cast(pa.int8()), MISSING["bool"]
-    else:
-        value = float("nan") if pa.types.is_float64(column.type) else MISSING["int64"]
-    numbers: np.ndarray = pc.fill_null(column, pa.scalar(value, column.type)).to_numpy(zero_copy_only=False)
-    return numbers
-
-
-def checked_counts(batch: pa.RecordBatch, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets (n + 1), genes and counts of a batch, the counts in the header's type.
-
-    Raises:
-        CellmillError: with cell, gene and value, where a count does not fit that type.
-    """
-    import numpy as np
-
-    offsets, genes = lists(batch["genes"])
-    _, counts = lists(batch["counts"])
-    limit = np.iinfo(header.counts_dtype).max
-    if len(genes) != len(counts) or (len(genes) and genes.max() >= len(header.genes)):
-        found = f"has {len(genes):,} genes up to number {genes.max(initial=0):,} for {len(counts):,} counts"
-        fix = "Delete the counts of this dataset and run again; if it comes back, report it."
-        raise CellmillError(header.dataset, f"{found} in a space of {len(header.genes):,} genes.", fix)
-    if len(counts) and counts.max() > limit:
-        at = int(np.argmax(counts > limit))
-        cell = batch["cell_id"][int(np.searchsorted(offsets, at, side="right")) - 1].as_py()
-        gene = header.genes["gene_id"].iloc[int(genes[at])]
-        raise CellmillError(
-            f"{header.dataset}, cell '{cell}', gene '{gene}'",
-            f"the count {int(counts[at]):,} does not fit {header.counts_dtype}, which ends at {limit:,}.",
-            "Delete the counts of this dataset and run again, so that the largest count is measured anew.",
-        )
-    return offsets, genes, counts.astype(header.counts_dtype, copy=False)

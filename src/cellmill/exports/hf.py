@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellmill.exports.rows import ExportSpec
+from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Name, PositiveInt, Spec
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from cellmill.exports.hdf5 import MISSING, by_split, count_missing, lists, obs_columns, plain, string_bytes
-from cellmill.exports.rows import ExportSpec, Header
+from cellmill.exports.columns import MISSING, by_split, count_missing, lists, obs_columns, plain, string_bytes
+from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Name, Spec
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cellmill.config import Dataset
+    from cellmill.exports.rows import Header
 
 ZSTD_LEVEL = 3
 HASHES = ("sha1", "xxh64")

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from cellmill.config import Dataset
-
 
 @dataclass(frozen=True)
 class Header:
@@ -56,29 +54,6 @@ def needs(*, counts: bool = False, tokens: tuple[str, ...] = (), embeddings: tup
         *(f"tokens:{t}" for t in tokens),
         *(f"embedding:{e}" for e in embeddings),
     )
-
-
-class ExportSpec:
-    """What every export's spec answers; a mix-in of the specs in this folder."""
-
-    @property
-    def tokenizers(self) -> tuple[str, ...]:
-        """Tokenizers this export reads, by name."""
-        return ()
-
-    @property
-    def embedders(self) -> tuple[str, ...]:
-        """Embedders this export reads, by name."""
-        return ()
-
-    @property
-    def with_counts(self) -> bool:
-        """Whether this export reads the counts."""
-        return False
-
-    def problems(self, dataset: Dataset) -> list[str]:
-        """What this export needs of a dataset and does not find there, as sentences."""
-        return []
 
 
 BLOCK_ROWS = 8_192

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.errors import CellmillError
-from cellmill.exports.hdf5 import by_split, checked_counts, count_missing, obs_columns
-from cellmill.exports.rows import ExportSpec, Header
+from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
+from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Spec
 
 if TYPE_CHECKING:

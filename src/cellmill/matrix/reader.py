@@ -20,6 +20,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cellmill.errors import CellmillError, nearest
+from cellmill.matrix.tables import read_table
 
 BLOCK_ROWS = 8_192
 BLOCK_VALUES = 1 << 24
@@ -215,13 +216,13 @@ def open_h5ad(path: str | PathLike[str]) -> h5py.File:
 
 
 def _read_table(path: Path, file: h5py.File, node: str) -> pd.DataFrame:
-    import anndata
-
     if node not in file:
         raise CellmillError(path, f"there is no '{node}'.", "It is not an h5ad file; write it with anndata.")
     try:
         if isinstance(file[node], h5py.Group):
-            return anndata.io.read_elem(file[node])
+            return read_table(file[node])
+        import anndata
+
         backed = anndata.read_h5ad(path, backed="r")  # anndata's formats before 0.7
         table = backed.raw.var if node == "raw/var" else getattr(backed, node)
         backed.file.close()
