@@ -105,7 +105,8 @@ clean: ## remove .venv and caches; results/ and resources/ stay
 	@$(call install,-r requirements-test.lock)
 	@touch $@
 
-install = { $(PIP) uv==$(UV) && $(UVPIP) install -q -p $(BIN)/python --no-deps $(1); } || $(PIP) --no-deps $(1)
+install = { $(PIP) uv==$(UV) && $(UVPIP) install -q -p $(BIN)/python --no-deps $(1); } || \
+	{ $(call say,uv cannot; pip instead and slower ...); $(PIP) --no-deps $(1); }
 
 # --- the locks
 

@@ -23,3 +23,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real test data in {folder}; name the folder in CELLMILL_SHARED_DATA")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--fix``: write generated files anew where they differ."""
+    parser.addoption("--fix", action="store_true", help="write generated files anew where they differ")

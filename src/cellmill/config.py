@@ -121,7 +121,7 @@ class Dataset(Spec):
     exports: list[str]
     """Which exports to make, by path: `hf/cells`, `mds/tokens`, … as defined in config.yaml."""
     organism: Organism = "homo_sapiens"
-    """Which mitochondrial, ribosomal and haemoglobin genes to look for."""
+    """For the dataset card; mitochondrial, ribosomal and haemoglobin genes are found in human and mouse alike."""
     license: str | None = None
     """Licence of the data for the dataset card, by the Hub's name (`cc-by-4.0`); `null`: not stated."""
     counts: str = Field(default="auto", pattern=r"^(auto|X|raw|layers/.+)$")
@@ -277,10 +277,15 @@ def _explain(where: str, model: type[Spec], error: ValidationError) -> list[str]
 
 
 def _validated(model: type[Any], values: Any, where: str, problems: list[str]) -> Any:
+    """The model of ``values``; where keys are wrong, that of the others, so that these are checked, too; or None."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         problems.extend(_explain(where, model, error))
+        wrong = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
+    try:
+        return model.model_validate({k: v for k, v in values.items() if k not in wrong})
+    except ValidationError:
         return None
 
 

@@ -144,43 +144,78 @@ class CountsFile:
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Row blocks in order, each of at most ``rows`` rows and about 16 million stored values."""
+        n, width = self.shape
         if self.layout == "csr":
             yield from self._csr_blocks(rows)
         elif self.layout == "dense":
-            for start in range(0, self.shape[0], rows):
-                yield self._checked(start, sp.csr_matrix(self._matrix[start : start + rows]))
+            rows = max(1, min(rows, BLOCK_VALUES // max(width, 1)))
+            for start in range(0, n, rows):
+                yield self._checked(start, sp.csr_matrix(self._read(self._matrix, start, start + rows)))
         else:
-            parts = (self._matrix[k][:] for k in ("data", "indices", "indptr"))
-            whole = sp.csc_matrix(tuple(parts), shape=self.shape).tocsr()
-            for start in range(0, self.shape[0], rows):
+            indptr = self._pointers(width)
+            arrays = (self._read(self._matrix["data"], 0, indptr[-1]), self._indices(0, indptr[-1], n), indptr)
+            whole = sp.csc_matrix(arrays, shape=self.shape).tocsr()
+            for start in range(0, n, rows):
                 yield self._checked(start, whole[start : start + rows])
 
     def _csr_blocks(self, rows: int) -> Iterator[Block]:
-        indptr = self._matrix["indptr"][:].astype(np.int64)
-        data, indices = self._matrix["data"], self._matrix["indices"]
-        start, n = 0, self.shape[0]
+        n, width = self.shape
+        indptr, data = self._pointers(n), self._matrix["data"]
+        start = 0
         while start < n:
             fits = int(np.searchsorted(indptr, indptr[start] + BLOCK_VALUES, side="right")) - 1
             stop = min(max(fits, start + 1), start + rows, n)
             lo, hi = indptr[start], indptr[stop]
-            shape = (stop - start, self.shape[1])
-            try:
-                arrays = (data[lo:hi], indices[lo:hi].astype(np.int32), (indptr[start : stop + 1] - lo).astype(np.int32))
-            except OSError as error:
-                raise _unreadable(self.path, error) from error
-            if hi > lo and (arrays[1].min() < 0 or arrays[1].max() >= shape[1]):
-                raise CellmillError(
-                    self.path,
-                    f"{self.where} has a column index outside its {shape[1]} genes (rows {start} to {stop}).",
-                    "The file is damaged; get it again.",
-                )
-            yield self._checked(start, sp.csr_matrix(arrays, shape=shape))
+            pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
+            arrays = (self._read(data, lo, hi), self._indices(lo, hi, width), pointers)
+            yield self._checked(start, sp.csr_matrix(arrays, shape=(stop - start, width)))
             start = stop
 
+    def _read(self, dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+        """Numbers in a type that numba knows: native byte order, no half precision."""
+        try:
+            values = dataset[start:stop]
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if values.dtype.kind not in "iufb":
+            raise CellmillError(self.path, f"{self.where} holds {values.dtype}, not numbers.", "Name another matrix.")
+        native = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+        return values.astype(native, copy=False)
+
+    def _pointers(self, length: int) -> np.ndarray:
+        """``indptr`` (length + 1,) int64, which must rise from 0 and end within the values."""
+        n_values = len(self._matrix["data"])
+        indptr = self._read(self._matrix["indptr"], 0, len(self._matrix["indptr"])).astype(np.int64)
+        fits = len(indptr) == length + 1 and len(self._matrix["indices"]) == n_values
+        if not fits or indptr[0] != 0 or indptr[-1] > n_values or np.diff(indptr).min(initial=0) < 0:
+            raise CellmillError(
+                self.path, f"the arrays of {self.where} do not fit each other.", "The file is damaged; get it again."
+            )
+        return indptr
+
+    def _indices(self, start: int, stop: int, limit: int) -> np.ndarray:
+        """``indices`` as int32, all of them below ``limit``: scipy writes to memory without looking."""
+        indices = self._read(self._matrix["indices"], start, stop)
+        if len(indices) and (indices.min() < 0 or indices.max() >= limit):
+            what = "row" if self.layout == "csc" else "column"
+            raise CellmillError(
+                self.path, f"{self.where} has a {what} index outside its {limit}.", "The file is damaged; get it again."
+            )
+        return indices.astype(np.int32)
+
     def _checked(self, start: int, block: sp.csr_matrix) -> Block:
-        block.sum_duplicates()  # sorts, too
-        if block.data.dtype.kind not in "iufb":
-            raise CellmillError(self.path, f"{self.where} holds {block.data.dtype}, not numbers.", "Name another matrix.")
+        self._refuse_no_counts(start, block)
+        if not block.has_canonical_format:
+            block = sp.csr_matrix((block.data.astype(np.uint64), block.indices, block.indptr), shape=block.shape)
+            block.sum_duplicates()  # sorts, too
+            self._refuse_no_counts(start, block)
+        if block.nnz and not block.data.all():
+            block.eliminate_zeros()
+        counts = sp.csr_matrix((block.data.astype(np.uint32), block.indices, block.indptr), shape=block.shape)
+        counts.has_sorted_indices = counts.has_canonical_format = True
+        return Block(start, counts)
+
+    def _refuse_no_counts(self, start: int, block: sp.csr_matrix) -> None:
         bad = _first_bad(block.data.view(np.uint8) if block.data.dtype == bool else block.data)
         if bad >= 0:
             row = int(np.searchsorted(block.indptr, bad, side="right")) - 1
@@ -190,11 +225,6 @@ class CountsFile:
                 f"{self.where} does not hold counts: cell '{cell}' (row {start + row}), gene '{gene}' has {block.data[bad]}.",
                 "Counts are whole numbers from 0 to 4,294,967,295; say in 'counts:' where the raw counts are.",
             )
-        if block.nnz and not block.data.all():
-            block.eliminate_zeros()
-        counts = sp.csr_matrix((block.data.astype(np.uint32), block.indices, block.indptr), shape=block.shape)
-        counts.has_sorted_indices = counts.has_canonical_format = True
-        return Block(start, counts)
 
 
 def _unreadable(path: Path, error: Exception) -> CellmillError:

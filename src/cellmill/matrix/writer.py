@@ -56,10 +56,11 @@ class H5adWriter:
             return
         data, indices = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
         n = len(data) // CHUNK_VALUES * CHUNK_VALUES if whole_chunks else len(data)
-        for dataset, values in ((self._data, data), (self._indices, indices)):
-            old = dataset.shape[0]
-            dataset.resize((old + n,))
-            dataset[old:] = values[:n]
+        for start in range(0, n, CHUNK_VALUES):  # one chunk of each in turn: where they lie in the file is always the same
+            for dataset, values in ((self._data, data), (self._indices, indices)):
+                old, new = dataset.shape[0], values[start : min(start + CHUNK_VALUES, n)]
+                dataset.resize((old + len(new),))
+                dataset[old:] = new
         self._pending, self._n_pending = [(data[n:], indices[n:])], len(data) - n
 
     def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> None:

@@ -1,0 +1,624 @@
+"""The four figures of the report. The same inputs give the same bytes, whatever the parts."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cellmill.contracts import embedding as embedding_files
+from cellmill.contracts import genes as gene_files
+from cellmill.contracts import parquet
+from cellmill.contracts import quality as quality_files
+from cellmill.contracts.counts import CountsPart
+from cellmill.contracts.versions import CELLS, QUALITY
+from cellmill.errors import CellmillError
+from cellmill.exports.export import account
+from cellmill.files import replacing
+from cellmill.keys import hash_strings
+from cellmill.quality.names import METRICS
+from cellmill.quality.thresholds import KEPT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+File = str | PathLike[str]
+
+UMAP_CELLS = 20_000
+"""At most so many cells in the UMAP."""
+UMAP_NEIGHBORS = 15
+UMAP_EPOCHS = 200
+LABELS_SHOWN = 20
+GENES_NAMED = 10
+BINS = 60
+
+# Okabe and Ito's colours, which stay apart for colour-blind eyes.
+INK, GREY, PALE = "#222222", "#767676", "#c8c8c8"
+KEPT_COLOR, DROPPED_COLOR = "#0072b2", "#d55e00"
+SPLIT_COLORS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#332288", "#882255", "#999933")
+# Twenty colours cannot all stay apart for everyone: the UMAP numbers its labels, too.
+LABEL_COLORS = (
+    *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#332288", "#882255", "#117733"),
+    *("#999933", "#44aa99", "#cc6677", "#aa4499", "#661100", "#88ccee", "#ddcc77", "#6699cc", "#4b0092", "#1a1a1a"),
+)
+RC = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "text.parse_math": False,  # a label may have a '$'
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.hashsalt": "cellmill",
+}
+METRIC_TITLES = {
+    "total_counts": "Counts per cell",
+    "log1p_total_counts": "Counts per cell",
+    "n_genes_by_counts": "Genes per cell",
+    "log1p_n_genes_by_counts": "Genes per cell",
+    "pct_counts_mt": "Mitochondrial counts (%)",
+    "pct_counts_ribo": "Ribosomal counts (%)",
+    "pct_counts_hb": "Haemoglobin counts (%)",
+}
+FIXED_ON = {
+    "min_counts": ("log1p_total_counts", "total_counts"),
+    "min_genes": ("log1p_n_genes_by_counts", "n_genes_by_counts"),
+    "max_pct_mt": ("pct_counts_mt",),
+}
+"""The metrics that a fixed bound is drawn on."""
+
+
+@dataclass(frozen=True)
+class DrawnFrom:
+    """What the figures are drawn from: a file per part where there are several, in the same order everywhere."""
+
+    quality: Sequence[File]
+    cells: Sequence[File]
+    processed: Sequence[File]
+    embedding: Sequence[File]
+    """Vectors of each part, for the UMAP; empty: there is no embedding."""
+    thresholds: File
+    genes: File
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Where the figures go."""
+
+    quality: File
+    cells: File
+    genes: File
+    umap: File
+
+
+def draw_report(made: DrawnFrom, *, label: str | None, splits: Sequence[str], out: Figures) -> None:
+    """Draw the four figures of a dataset.
+
+    Args:
+        label: obs column that colours the UMAP; None: the splits alone do.
+        splits: names of the splits, in the order of the config.
+
+    Raises:
+        CellmillError: files of a part that do not belong together.
+
+    Memory: a few columns of one part, and at most ``UMAP_CELLS`` vectors.
+    Time: about 15 s, of which most is umap-learn's compilation.
+    """
+    ledger = account(made.cells)
+    with _style():
+        _save(_quality(made, ledger["dropped"]), out.quality, "svg")
+        _save(_cells(ledger, splits), out.cells, "svg")
+        _save(_genes(*gene_files.read_genes(made.genes)), out.genes, "svg")
+        _save(_umap(made, label, splits, ledger["kept"]), out.umap, "png")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our settings alone: neither the user's matplotlibrc nor an earlier figure shows."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script our font does not have
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: File, format_: str) -> None:
+    """Write a figure without the date, the program's name and its version."""
+    unsaid = ("Software",) if format_ == "png" else ("Date", "Creator", "Format", "Type")
+    with replacing(path) as aside:
+        figure.savefig(aside, format=format_, dpi=150, metadata=dict.fromkeys(unsaid))
+
+
+def shown(text: object, longest: int = 30) -> str:
+    """A name as it fits into a figure: printable, and cut where it is long."""
+    name = "".join(c if c.isprintable() else " " for c in str(text)).strip()
+    return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
+
+
+def metric_title(metric: str) -> str:
+    """What a metric is, in words."""
+    top = metric.removeprefix("pct_counts_in_top_").removesuffix("_genes")
+    return METRIC_TITLES.get(metric) or f"Counts in the top {top} genes (%)"
+
+
+# --- quality
+
+
+class _Bound(NamedTuple):
+    """The fixed bounds and thresholds of one metric."""
+
+    lines: list[float]
+    fixed: list[float]
+    ticks: list[float]
+    note: str
+
+
+def _quality(made: DrawnFrom, dropped: dict[str, int]) -> Figure:
+    thresholds = quality_files.read_thresholds(made.thresholds)
+    bounds = _bounds(thresholds, dropped)
+    histograms = _histograms(made.quality, made.cells, bounds)
+    rows = -(-len(bounds) // 2)
+    figure = _figure(10, 0.6 + 2.9 * rows)
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
+    for ax in axes[len(bounds) :]:
+        ax.remove()
+    for ax, (metric, bound) in zip(axes, bounds.items(), strict=False):
+        _histogram(ax, metric, bound, histograms[metric])
+    _quality_legend(figure, bounds, any(dropped.values()))
+    return figure
+
+
+def _bounds(thresholds: dict[str, Any], dropped: dict[str, int]) -> dict[str, _Bound]:
+    """The metrics to draw with what to draw on them: those that have a threshold, or counts and genes."""
+    fixed = {k: v for k, v in thresholds["fixed"].items() if v is not None and not (k != "max_pct_mt" and v <= 1)}
+    names = set(thresholds["dataset"])
+    for bound in fixed:
+        if not names.intersection(FIXED_ON[bound]):
+            names.add(FIXED_ON[bound][0])
+    names = names or {"log1p_total_counts", "log1p_n_genes_by_counts"}
+    batches = list(thresholds["batches"].values()) if len(thresholds["batches"]) > 1 else []
+    found = {}
+    for metric in (m for m in METRICS if m in names):
+        said = thresholds["dataset"].get(metric, {"applied": False, "why": "none is set"})
+        ticks = {v for b in batches if metric in b["bounds"] for v in _limits(b["bounds"][metric])}
+        mine = [b for b in fixed if metric in FIXED_ON[b]]
+        at = [float(np.log1p(fixed[b])) if metric.startswith("log1p_") else float(fixed[b]) for b in mine]
+        found[metric] = _Bound(_limits(said), at, sorted(ticks), _note(metric, said, mine, bool(ticks), dropped))
+    return found
+
+
+def _limits(bound: dict[str, Any]) -> list[float]:
+    return [bound[k] for k in ("lower", "upper") if bound["applied"] and bound[k] is not None]
+
+
+def _note(metric: str, said: dict[str, Any], fixed: list[str], per_batch: bool, dropped: dict[str, int]) -> str:
+    """One line under the title: how many fell here, or why none could."""
+    counts = [(f"{dropped[k]:,} dropped: {k.split()[0]}") for k in (f"low {metric}", f"high {metric}") if dropped.get(k)]
+    counts += [f"{dropped[b]:,} dropped: {b}" for b in fixed if dropped.get(b)]
+    if counts:
+        return ", ".join(counts)
+    if said["applied"] or fixed or per_batch:
+        return "none dropped"
+    return f"no threshold: {said['why']}"
+
+
+def _columns(quality: Sequence[File], cells: Sequence[File], metrics: list[str]) -> Iterator[tuple[Any, np.ndarray]]:
+    """The asked-for metrics of each part as an Arrow table, and which of its cells are kept (cells,)."""
+    for quality_path, cells_path in zip(quality, cells, strict=True):
+        file, _ = parquet.open_file(quality_path, QUALITY)
+        with file:
+            table = file.read(columns=metrics)
+        file, _ = parquet.open_file(cells_path, CELLS)
+        with file:
+            kept = file.read(columns=["outcome"])["outcome"].to_numpy() == KEPT
+        if table.num_rows != len(kept):
+            found = f"{len(kept)} cells, but {quality_path} has {table.num_rows}."
+            raise CellmillError(cells_path, found, "Delete it and run snakemake again.")
+        yield table, kept
+
+
+def _histograms(
+    quality: Sequence[File], cells: Sequence[File], bounds: dict[str, _Bound]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per metric: edges (bins + 1,), and kept and dropped cells (2, bins). Two passes, a part at a time."""
+    metrics = list(bounds)
+    extremes = {m: [v for v in (*b.lines, *b.fixed) if v >= 0 and (v <= 100 or "pct" not in m)] for m, b in bounds.items()}
+    for table, _ in _columns(quality, cells, metrics):
+        for metric in metrics:
+            values = table[metric].to_numpy()
+            values = values[~np.isnan(values)]
+            if len(values):
+                extremes[metric] += [float(values.min()), float(values.max())]
+    edges = {}
+    for metric, found in extremes.items():
+        low, high = min(found, default=0.0), max(found, default=0.0)
+        edges[metric] = np.linspace(low, high, BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    heights = {m: np.zeros((2, BINS), np.int64) for m in metrics}
+    for table, kept in _columns(quality, cells, metrics):
+        for metric in metrics:
+            values = table[metric].to_numpy()
+            there = ~np.isnan(values)
+            for row, mine in enumerate((kept & there, ~kept & there)):
+                heights[metric][row] += np.histogram(values[mine], edges[metric])[0]
+    return {m: (edges[m], heights[m]) for m in metrics}
+
+
+def _histogram(ax: Axes, metric: str, bound: _Bound, histogram: tuple[np.ndarray, np.ndarray]) -> None:
+    edges, (kept, dropped) = histogram
+    ax.set_title(metric_title(metric), pad=18)
+    ax.annotate(
+        bound.note, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize=9
+    )
+    ax.set_ylabel("cells")
+    if not (kept.sum() or dropped.sum()):
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "No cell has this metric.", transform=ax.transAxes, ha="center", color=GREY)
+        return
+    ax.stairs(kept, edges, fill=True, color=KEPT_COLOR, linewidth=0)
+    ax.stairs(kept + dropped, edges, baseline=kept, fill=True, color=DROPPED_COLOR, linewidth=0)
+    margin = 0.02 * (edges[-1] - edges[0])
+    ax.set_xlim(edges[0] - margin, edges[-1] + margin)
+    ax.set_ylim(0, 1.05 * max(1, (kept + dropped).max()))
+    for at in bound.lines:
+        if edges[0] <= at <= edges[-1]:
+            ax.axvline(at, color=INK, linewidth=1.2)
+    for at in bound.fixed:
+        ax.axvline(at, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
+    ticks = [t for t in bound.ticks if edges[0] <= t <= edges[-1]]
+    ax.plot(ticks, [0.97] * len(ticks), "|", transform=ax.get_xaxis_transform(), color=GREY, markersize=9, alpha=0.7)
+    ax.yaxis.get_major_locator().set_params(integer=True, nbins=5)
+    ax.yaxis.set_major_formatter(_thousands)
+    if metric.startswith("log1p_"):
+        ticks_at = _log_ticks(float(np.expm1(edges[0])), float(np.expm1(edges[-1])))
+        ax.set_xticks(np.log1p(ticks_at), [f"{t:,}" for t in ticks_at])
+
+
+def _thousands(value: float, _: int = 0) -> str:
+    return f"{value:,.0f}"
+
+
+def _log_ticks(low: float, high: float) -> list[int]:
+    """Round numbers between ``low`` and ``high``, at least three of them where the range allows it."""
+    inside: list[int] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(range(10, 100, 2)), tuple(range(100, 1000))):
+        numbers = {round(s * 10.0**e, 6) for e in range(-2, 12) for s in steps}
+        inside = sorted(int(n) for n in numbers if n == int(n) and low <= n <= high)
+        if len(inside) >= 3:
+            break
+    return inside[:: -(-len(inside) // 8)] if inside else []
+
+
+def _quality_legend(figure: Figure, bounds: dict[str, _Bound], any_dropped: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    entries: list[Any] = [Patch(color=KEPT_COLOR, label="kept")]
+    if any_dropped:
+        entries.append(Patch(color=DROPPED_COLOR, label="dropped, for whichever reason"))
+    if any(b.lines for b in bounds.values()):
+        entries.append(Line2D([], [], color=INK, linewidth=1.2, label="threshold of the dataset"))
+    if any(b.fixed for b in bounds.values()):
+        entries.append(Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label="fixed bound"))
+    if any(b.ticks for b in bounds.values()):
+        entries.append(Line2D([], [], color=GREY, marker="|", markersize=9, linestyle="", label="threshold of a batch"))
+    figure.legend(handles=entries, loc="outside upper left", ncols=len(entries), handlelength=1.5, fontsize=9)
+
+
+# --- where the cells went
+
+
+def _cells(ledger: dict[str, Any], splits: Sequence[str]) -> Figure:
+    """A waterfall: each bar begins where the one above it ends."""
+    raw, kept = ledger["raw"], ledger["kept"]
+    bars: list[tuple[str, int, int, str]] = [("raw", 0, raw, PALE)]
+    left = raw
+    for reason, cells in sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])):
+        left -= cells
+        bars.append((reason, left, cells, DROPPED_COLOR))
+    bars.append(("kept", 0, kept, KEPT_COLOR))
+    start = 0
+    for number, split in enumerate(splits):
+        cells = ledger["splits"].get(split, 0)
+        bars.append((split, start, cells, SPLIT_COLORS[number % len(SPLIT_COLORS)]))
+        start += cells
+    figure = _figure(10, 0.5 + 0.42 * len(bars))
+    ax = figure.subplots()
+    for row, (_, begin, cells, color) in enumerate(bars):
+        ax.barh(row, cells, left=begin, color=color, height=0.72)
+        minus = "−" if color == DROPPED_COLOR else ""
+        text = f"{minus}{cells:,}" + ("" if row == 0 or not raw else f"   {_percent(cells, raw)}")
+        ax.annotate(text, (raw, row), (12, 0), textcoords="offset points", va="center", annotation_clip=False)
+        if row and begin + cells < raw:  # a thin line leads to the number
+            ax.plot([begin + cells, raw], [row, row], color=PALE, linewidth=0.6, zorder=0)
+    ax.set_yticks(range(len(bars)), [shown(name, 40) for name, *_ in bars])
+    ax.tick_params(left=False, bottom=False, labelbottom=False)
+    ax.spines[["bottom", "left"]].set_visible(False)
+    ax.set_ylim(len(bars) - 0.5, -0.5)
+    ax.set_xlim(0, max(raw, 1))
+    end_of_dropped = len(ledger["dropped"]) + 0.5
+    for edge in (0.5, end_of_dropped, end_of_dropped + 1):
+        ax.axhline(edge, color=PALE, linewidth=0.6, xmin=-0.45, xmax=1.2, clip_on=False)
+    ax.margins(0)
+    return figure
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.1f} %" if share >= 0.1 or part == 0 else "< 0.1 %"
+
+
+# --- genes
+
+
+def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
+    dispersion, mean = genes["dispersion_normalized"].to_numpy(), genes["mean"].to_numpy()
+    drawn = np.isfinite(dispersion) & (mean > 0)
+    variable = drawn & genes["variable"].to_numpy()
+    figure = _figure(10, 5.2)
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    groups = (
+        (drawn & ~variable, GREY, f"other genes ({drawn.sum() - variable.sum():,})"),
+        (variable, KEPT_COLOR, f"variable genes ({variable.sum():,})"),
+    )
+    for mine, color, name in groups:
+        if mine.any():  # points as pixels: sixty thousand of them as SVG would be a heavy page
+            ax.scatter(mean[mine], dispersion[mine], s=9, color=color, alpha=0.6, linewidths=0, label=name, rasterized=True)
+    ax.set_xlabel("mean count per 10,000, over the training cells")
+    ax.set_ylabel("normalised dispersion")
+    if drawn.any():
+        legend = ax.legend(loc="upper left", fontsize=9, handletextpad=0.2)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+    else:
+        ax.text(0.5, 0.5, "No gene varies.", transform=ax.transAxes, ha="center", color=GREY)
+    silent = len(genes) - int(drawn.sum())
+    ax.set_title(f"{len(genes):,} genes over {facts['train_cells']:,} training cells")
+    if silent:
+        note = f"not shown: {silent:,} genes without a dispersion"
+        ax.annotate(note, (1, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="right", color=GREY)
+    top = [i for i in gene_files.variable_columns(genes, GENES_NAMED) if drawn[i]]
+    symbols = genes["gene_symbol"].where(genes["gene_symbol"].notna(), genes["gene_id"])
+    _name_points(figure, ax, [(float(mean[i]), float(dispersion[i]), shown(symbols.iloc[i], 20)) for i in top])
+    return figure
+
+
+def _name_points(figure: Figure, ax: Axes, points: list[tuple[float, float, str]]) -> None:
+    """Write names beside points, each at the first place around it where it covers no other name."""
+    from matplotlib.transforms import Bbox
+
+    if not points:
+        return
+    figure.draw_without_rendering()
+    frame, scale = ax.get_window_extent(), figure.dpi / 72
+    spots = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in ax.transData.transform([(p[0], p[1]) for p in points])]
+    legend = ax.get_legend()
+    taken = [] if legend is None else [legend.get_window_extent()]
+    places = [(s * d, v) for d in (6, 16, 30, 46) for v in (0, 9, -9, 18, -18, 27, -27) for s in (1, -1)]
+    for spot, (x, y, name) in zip(spots, points, strict=True):
+        width, height = 6.3 * len(name) * scale, 11 * scale
+        others = [s for s in spots if s is not spot]
+        for dx, dy in places:
+            left = (spot.x0 + spot.x1) / 2 + dx * scale - (width if dx < 0 else 0)
+            box = Bbox.from_bounds(left, (spot.y0 + spot.y1) / 2 + dy * scale - height / 2, width, height)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and box.count_overlaps([*taken, *others]) == 0:
+                break
+        else:
+            dx, dy = places[0]
+            box = Bbox.from_bounds(spot.x1, spot.y0, width, height)
+        taken.append(box)
+        far = abs(dx) > 6 or dy
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2} if far else None
+        ax.annotate(
+            name,
+            (x, y),
+            (dx, dy),
+            textcoords="offset points",
+            ha="left" if dx > 0 else "right",
+            va="center",
+            fontsize=9,
+            arrowprops=line,
+        )
+
+
+# --- UMAP
+
+
+class _Sample(NamedTuple):
+    """The cells of the UMAP, in the order of their hash."""
+
+    vectors: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray | None
+
+
+def _umap(made: DrawnFrom, label: str | None, splits: Sequence[str], kept: int) -> Figure:
+    if not made.embedding:
+        return _words("There is no UMAP: this dataset has no embedding.\nList one under 'embedders:' in its file.")
+    sample, names = _sample(made, label)
+    n = len(sample.vectors)
+    if n < 3:
+        return _words(f"There is no UMAP of {n} cell{'' if n == 1 else 's'}.")
+    layout = _layout(sample.vectors)
+    panels = [] if label is None else [_by_label(sample, names, label)]
+    panels.append(_by_split(sample, splits))
+    figure = _figure(6.6 * len(panels), 5.2)
+    size = float(np.clip(9_000 / n, 1.5, 26))
+    for ax, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels, strict=True):
+        _points(ax, layout, groups, size)
+        ax.set_title(title)
+    of = "" if n == kept else f" of {kept:,}, chosen by a hash of their ids"
+    figure.supxlabel(f"UMAP of {n:,} cells{of}, from '{Path(made.embedding[0]).parent.name}'", fontsize=9, color=GREY)
+    return figure
+
+
+def _words(text: str) -> Figure:
+    figure = _figure(10, 2)
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=GREY, linespacing=1.6)
+    return figure
+
+
+def _sample(made: DrawnFrom, label: str | None) -> tuple[_Sample, list[str]]:
+    """At most ``UMAP_CELLS`` cells, those first in hash order; and the label names, the most frequent first."""
+    import pyarrow as pa
+
+    keys, ids, vectors, splits, labels = (np.empty(0, t) for t in (np.uint64, object, np.float32, object, object))
+    frequency: Counter[str] = Counter()
+    for path, vectors_path in zip(made.processed, made.embedding, strict=True):
+        found = embedding_files.read(vectors_path)
+        with CountsPart(path) as part:
+            if len(found) != part.n_cells:
+                raise CellmillError(vectors_path, f"{len(found)} vectors for {part.n_cells} cells.", "Run snakemake again.")
+            obs = part.obs
+        mine = hash_strings(pa.array(obs.index.astype(str), pa.large_string()), seed=0, purpose="report")
+        first = np.sort(np.argsort(mine, kind="stable")[:UMAP_CELLS])  # rising, as a memory map likes to be read
+        rows = obs.iloc[first]
+        keys, ids = np.concatenate([keys, mine[first]]), np.concatenate([ids, rows.index.to_numpy(object)])
+        splits = np.concatenate([splits, rows["split"].to_numpy(object)])
+        vectors = np.concatenate([vectors.reshape(-1, found.shape[1]), found[first]])
+        if label is not None:
+            named = rows[label].astype(object)
+            labels = np.concatenate([labels, named.where(named.notna(), None).to_numpy(object)])
+            frequency.update({str(k): int(v) for k, v in obs[label].value_counts().items() if v})
+        order = np.lexsort((ids.astype(str), keys))[:UMAP_CELLS]
+        keys, ids, vectors, splits = keys[order], ids[order], vectors[order], splits[order]
+        labels = labels[order] if label is not None else labels
+    names = sorted(frequency, key=lambda name: (-frequency[name], name))
+    return _Sample(vectors, splits, None if label is None else labels), names
+
+
+def _layout(vectors: np.ndarray) -> np.ndarray:
+    """UMAP coordinates (cells, 2) of vectors (cells, dimensions); one thread, so that they are always the same.
+
+    Exact neighbours by scikit-learn: umap-learn's own search compiles for 40 s before it finds the first.
+    """
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ImportWarning)  # umap without tensorflow
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")  # we transform no further cells
+        from umap import UMAP
+
+        n_neighbors = min(UMAP_NEIGHBORS, len(vectors) - 1)
+        with threadpool_limits(1):
+            search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(vectors)
+            distances, neighbors = search.kneighbors(vectors)
+            model = UMAP(
+                n_neighbors=n_neighbors,
+                n_epochs=UMAP_EPOCHS,
+                init=_start(vectors),
+                precomputed_knn=(neighbors.astype(np.int32), distances.astype(np.float32)),
+                random_state=0,
+                n_jobs=1,
+            )
+            layout: np.ndarray = model.fit_transform(vectors)
+    return layout
+
+
+def _start(vectors: np.ndarray) -> np.ndarray:
+    """Where the layout begins: the two leading principal components, a little shaken so that no cells coincide."""
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    _, directions = np.linalg.eigh(centered.T @ centered)
+    leading = directions[:, ::-1][:, :2]
+    leading = leading * np.where(leading[np.abs(leading).argmax(axis=0), np.arange(leading.shape[1])] < 0, -1.0, 1.0)
+    start = np.zeros((len(vectors), 2))
+    start[:, : leading.shape[1]] = centered @ leading
+    start *= 10 / max(float(np.abs(start).max()), 1e-12)
+    shaken: np.ndarray = (start + np.random.default_rng(0).normal(scale=1e-4, size=start.shape)).astype(np.float32)
+    return shaken
+
+
+class _Group(NamedTuple):
+    """Points of one colour."""
+
+    name: str
+    rows: np.ndarray
+    color: str
+    number: int | None = None
+
+
+def _by_label(sample: _Sample, names: list[str], label: str) -> tuple[str, list[_Group]]:
+    """The most frequent labels in colours of their own and with numbers; the rest, and cells without one, in grey."""
+    assert sample.labels is not None
+    labels = np.array(["" if v is None else str(v) for v in sample.labels], object)
+    missing = np.array([v is None for v in sample.labels], bool)
+    leading, rest = names[:LABELS_SHOWN], names[LABELS_SHOWN:]
+    groups = []
+    if rest:
+        others = ~missing & ~np.isin(labels, leading)
+        groups.append(_Group(f"other ({len(rest)} labels)", np.flatnonzero(others), GREY))
+    if missing.any():
+        groups.append(_Group("no label", np.flatnonzero(missing), PALE))
+    for number, name in enumerate(leading, 1):
+        rows = np.flatnonzero(~missing & (labels == name))
+        groups.append(_Group(f"{number}  {shown(name)}", rows, LABEL_COLORS[number - 1], number))
+    return f"by {shown(label)}", groups
+
+
+def _by_split(sample: _Sample, splits: Sequence[str]) -> tuple[str, list[_Group]]:
+    colors = [SPLIT_COLORS[i % len(SPLIT_COLORS)] for i in range(len(splits))]
+    groups = [_Group(s, np.flatnonzero(sample.splits == s), c) for s, c in zip(splits, colors, strict=True)]
+    return "by split", groups
+
+
+def _points(ax: Axes, layout: np.ndarray, groups: list[_Group], size: float) -> None:
+    """All points in one go, in hash order, so that no group hides another."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    colors = np.tile(np.array(to_rgb(PALE)), (len(layout), 1))
+    for group in groups:
+        colors[group.rows] = to_rgb(group.color)
+    ax.scatter(layout[:, 0], layout[:, 1], s=size, c=colors, linewidths=0)
+    ax.set_aspect("equal", "datalim")
+    ax.set_axis_off()
+    for group in groups:
+        if group.number is not None and len(group.rows):
+            x, y = _middle(layout[group.rows])
+            effects = [withStroke(linewidth=2.5, foreground="white")]
+            ax.text(x, y, str(group.number), ha="center", va="center", weight="bold", path_effects=effects)
+    grey_last = sorted(groups, key=lambda g: g.color in (GREY, PALE))
+    handles = [Line2D([], [], marker="o", linestyle="", color=g.color, label=g.name) for g in grey_last]
+    ax.legend(
+        handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, handletextpad=0.1, labelspacing=0.45
+    )
+
+
+def _middle(points: np.ndarray) -> tuple[float, float]:
+    """The point nearest the medians: always on a cell of the group."""
+    nearest = int(np.abs(points - np.median(points, axis=0)).sum(axis=1).argmin())
+    return float(points[nearest, 0]), float(points[nearest, 1])

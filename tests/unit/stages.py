@@ -1,0 +1,122 @@
+"""Raw files to make, and the stages of the workflow run on them one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from cellmill.config import Dataset
+from cellmill.genes.space import unify_genes
+from cellmill.genes.statistics import measure_genes
+from cellmill.genes.variable import rank_genes
+from cellmill.quality.metrics import measure_quality
+from cellmill.quality.process import process_part
+from cellmill.quality.thresholds import set_thresholds
+
+NO_MADS: dict[str, Any] = {"mads": {}}
+
+
+def random_counts(cells: int, genes: int, *, seed: int = 0, dtype: Any = np.float32) -> sp.csr_matrix:
+    """Random counts (cells, genes) with a gene-wise rate, about a third of them not zero."""
+    rng = np.random.default_rng(seed)
+    rates = rng.gamma(0.6, 1.0, genes)
+    return sp.csr_matrix(rng.poisson(rates * rng.gamma(4, 0.25, (cells, 1))).astype(dtype))
+
+
+def write_raw(
+    path: Path,
+    counts: Any,
+    *,
+    cells: list[str] | None = None,
+    genes: list[str] | None = None,
+    obs: dict[str, Any] | None = None,
+    var: dict[str, Any] | None = None,
+) -> Path:
+    """An h5ad file as somebody else would write it; X is written as it is given."""
+    n, m = counts.shape
+    cell_index = pd.Index(cells if cells is not None else [f"c{i}" for i in range(n)])
+    gene_index = pd.Index(genes if genes is not None else [f"ENSG{i:011d}" for i in range(m)])
+    made = anndata.AnnData(counts, obs=pd.DataFrame(obs, index=cell_index), var=pd.DataFrame(var, index=gene_index))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.write_h5ad(path)
+    return path
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of one dataset."""
+
+    folder: Path
+    parts: list[str]
+    dataset: Dataset
+
+    def file(self, part: str, suffix: str) -> Path:
+        return self.folder / f"{part}.{suffix}"
+
+    @property
+    def genes(self) -> Path:
+        return self.folder / "genes.parquet"
+
+    @property
+    def thresholds(self) -> Path:
+        return self.folder / "thresholds.json"
+
+    def files(self, suffix: str) -> list[Path]:
+        return [self.file(p, suffix) for p in self.parts]
+
+
+def measure(folder: Path, raws: dict[str, Path], *, batch: str | None = None, **options: Any) -> list[Path]:
+    """``measure_quality`` of every part; the quality files."""
+    asked = {"counts": "auto", "gene_ids": "auto", "cell_ids": "barcode"} | options
+    for part, raw in raws.items():
+        out, out_genes = folder / f"{part}.quality.parquet", folder / f"{part}.genes.parquet"
+        measure_quality(raw, part=part, batch=batch, out=out, out_genes=out_genes, **asked)
+    return [folder / f"{p}.quality.parquet" for p in raws]
+
+
+def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
+    """Every stage up to ``genes.parquet``; ``spec`` goes into the dataset's config."""
+    source = {"kind": "files", "files": {p: str(r) for p, r in raws.items()}}
+    values = {"title": "t", "source": source, "exports": [], "quality": NO_MADS} | spec
+    dataset = Dataset.model_validate(values)
+    made = Made(folder, list(raws), dataset)
+    measure(folder, raws, batch=dataset.columns.batch, cell_ids=dataset.cell_ids, gene_ids=dataset.genes.ids)
+    space = folder / "space.parquet"
+    set_thresholds(made.files("quality.parquet"), spec=dataset.quality, out=made.thresholds)
+    unify_genes(made.files("genes.parquet"), out=space)
+    for part, raw in raws.items():
+        process_part(
+            raw,
+            quality=made.file(part, "quality.parquet"),
+            part_genes=made.file(part, "genes.parquet"),
+            thresholds=made.thresholds,
+            space=space,
+            rules=dataset.cell_rules,
+            part=part,
+            out=made.file(part, "h5ad"),
+            out_cells=made.file(part, "cells.parquet"),
+        )
+        measure_genes(made.file(part, "h5ad"), out=made.file(part, "npz"))
+    rank_genes(made.files("npz"), space=space, spec=dataset.variable_genes, out=made.genes)
+    return made
+
+
+def split_raw(raw: Path, folder: Path, rows: dict[str, np.ndarray]) -> dict[str, Path]:
+    """A raw file cut into several, one per entry of ``rows``."""
+    whole = anndata.read_h5ad(raw)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, mine in rows.items():
+        whole[mine].copy().write_h5ad(folder / f"{part}.raw.h5ad")
+    return {part: folder / f"{part}.raw.h5ad" for part in rows}
+
+
+def three_parts(cells: int, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """All rows in three parts of unequal size, in another order."""
+    order = np.random.default_rng(seed).permutation(cells)
+    return {"z": order[: cells // 2], "a": order[cells // 2 : cells // 2 + cells // 5], "m": order[cells // 2 + cells // 5 :]}

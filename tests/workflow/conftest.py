@@ -1,0 +1,32 @@
+"""One finished run of the default dataset, shared by the tests that only read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .project import Project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """``snakemake --profile profiles/local`` on the bundled cells, with two cores."""
+    project = Project.create(tmp_path_factory.mktemp("finished"))
+    project.run(cores=2)
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh working copy."""
+    return Project.create(tmp_path)
+
+
+@pytest.fixture
+def rerunnable(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished run, with its history, to change and run again."""
+    import shutil
+
+    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
