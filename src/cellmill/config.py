@@ -38,7 +38,7 @@ class Genes(Spec):
     """How genes are named."""
 
     ids: str = "auto"
-    """`auto`: Ensembl ids from the var index or a var column, else the names as they are; or `index`, or a var column."""
+    """`auto`: Ensembl ids from the var index or a column, else the names as they are; or `index`; or a var column."""
 
 
 class Quality(Spec):
@@ -50,7 +50,7 @@ class Quality(Spec):
         "pct_counts_in_top_20_genes": 5,
         "pct_counts_mt": 5,
     }
-    """Metric: how many median absolute deviations from the median of its batch a cell may lie. Your map replaces this one."""
+    """Metric: most median absolute deviations from the median of the batch. Your map replaces this one."""
     min_genes: int = Field(default=1, ge=0)
     """Fewest genes with a count."""
     min_counts: int = Field(default=1, ge=0)
@@ -125,7 +125,7 @@ class Dataset(Spec):
     license: str | None = None
     """Licence of the data for the dataset card, by the Hub's name (`cc-by-4.0`); `null`: not stated."""
     counts: str = Field(default="auto", pattern=r"^(auto|X|raw|layers/.+)$")
-    """Where the raw counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
+    """Where the counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
     cell_ids: Literal["barcode", "part_barcode"] = "barcode"
     """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
     columns: Columns = Columns()
@@ -150,7 +150,6 @@ class Dataset(Spec):
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         return list(dict.fromkeys([*named, *split, *self.columns.keep]))
 
-
     @property
     def cell_rules(self) -> CellRules:
         """What `process_part` depends on."""
@@ -161,7 +160,7 @@ class Config(Spec):
     """`config/config.yaml`: the datasets to make, and everything they refer to by name."""
 
     datasets: list[Name]
-    """Which datasets to make: names of files in `config/datasets/`. On the command line: `--config 'datasets=["pbmc68k"]'`."""
+    """Which datasets to make: files in `config/datasets/`. On the command line: `--config 'datasets=["pbmc68k"]'`."""
     mirror: str | None = None
     """A folder with a `SHA256SUMS` that is asked before the network, for machines without internet. `null`: none."""
     tokenizers: dict[Name, Tokenizer] = {}
@@ -181,12 +180,16 @@ class Project(Spec):
     def tokenizers_of(self, dataset: str) -> list[str]:
         """Tokenizers to run: those asked for and those that an export needs."""
         spec = self.datasets[dataset]
-        return list(dict.fromkeys([*spec.tokenizers, *(t for e in self.exports_of(dataset).values() for t in e.tokenizers)]))
+        return list(
+            dict.fromkeys([*spec.tokenizers, *(t for e in self.exports_of(dataset).values() for t in e.tokenizers)])
+        )
 
     def embedders_of(self, dataset: str) -> list[str]:
         """Embedders to run: those asked for and those that an export needs."""
         spec = self.datasets[dataset]
-        return list(dict.fromkeys([*spec.embedders, *(m for e in self.exports_of(dataset).values() for m in e.embedders)]))
+        return list(
+            dict.fromkeys([*spec.embedders, *(m for e in self.exports_of(dataset).values() for m in e.embedders)])
+        )
 
     def exports_of(self, dataset: str) -> dict[str, Export]:
         """The dataset's exports by path, with their specs."""
@@ -210,7 +213,9 @@ class ConfigError(CellmillError):
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         listing = "\n".join(f"  - {p}" for p in problems)
-        super().__init__("The configuration", f"has {count}:\n{listing}\n", "Every key is explained in config/README.md.")
+        super().__init__(
+            "The configuration", f"has {count}:\n{listing}\n", "Every key is explained in config/README.md."
+        )
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -344,7 +349,9 @@ def _cross_check(config: Config, dataset: Dataset) -> list[str]:
     for name in dataset.tokenizers:
         column = getattr(config.tokenizers.get(name), "library_size", None)
         if column is not None and column not in dataset.kept_columns:
-            problems.append(f"columns.keep: tokenizer '{name}' takes the library size from '{column}', which is not kept.")
+            problems.append(
+                f"columns.keep: tokenizer '{name}' takes the library size from '{column}', which is not kept."
+            )
     return problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -19,7 +20,9 @@ from cellmill.errors import CellmillError
 def _aside(path: Path) -> Path:
     """A new hidden name beside ``path``; what a killed job left there before is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.partial"):
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not stale.name.split(".")[-2].isdigit() or stale.name.count(".") != path.name.count(".") + 3:
+            continue  # of another file, whose name begins alike
         shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
     return path.parent / f".{path.name}.{os.getpid()}.partial"
 
@@ -101,7 +104,9 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
     base = Path(folder).resolve()
     path = (base / name).resolve()
     if path != base and base not in path.parents:
-        raise CellmillError(folder, f"the name '{name}' points outside this folder.", "Correct the table it comes from.")
+        raise CellmillError(
+            folder, f"the name '{name}' points outside this folder.", "Correct the table it comes from."
+        )
     return path
 
 

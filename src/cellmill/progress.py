@@ -44,8 +44,7 @@ def progress(total: int | None, unit: str, what: str) -> Iterator[Counter]:
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
-        with tqdm(total=total, unit=f" {unit}", desc=what, leave=False, **scaled) as bar:
+        with tqdm(total=total, unit=f" {unit}", desc=what, leave=False, unit_scale=unit == "B") as bar:
             yield bar
     else:
         lines = _Lines(total, unit, what)

@@ -119,4 +119,8 @@ def split_raw(raw: Path, folder: Path, rows: dict[str, np.ndarray]) -> dict[str,
 def three_parts(cells: int, *, seed: int = 0) -> dict[str, np.ndarray]:
     """All rows in three parts of unequal size, in another order."""
     order = np.random.default_rng(seed).permutation(cells)
-    return {"z": order[: cells // 2], "a": order[cells // 2 : cells // 2 + cells // 5], "m": order[cells // 2 + cells // 5 :]}
+    return {
+        "z": order[: cells // 2],
+        "a": order[cells // 2 : cells // 2 + cells // 5],
+        "m": order[cells // 2 + cells // 5 :],
+    }

@@ -91,15 +91,17 @@ class Project:
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()}
+    both = {
+        k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
+    }
     return old | both
 
 
 def digests(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, str]:
     """sha256 of every file below a folder, by relative name; names that match a pattern of ``without`` left out."""
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(re.search(w, name := path.relative_to(folder).as_posix()) for w in without)
-        for name in [path.relative_to(folder).as_posix()]
+        for name, path in found.items()
+        if not any(re.search(pattern, name) for pattern in without)
     }

@@ -66,7 +66,7 @@ def test_a_raised_contract_version_reruns_its_writer_and_readers(rerunnable: Pro
 
 
 def test_a_changed_local_file_is_read_again(rerunnable: Project):
-    """A raw file that was written anew is seen; one that was only touched with the same content is, too, or not at all."""
+    """A raw file that was written anew is measured anew."""
     data = rerunnable.root / "data"
     data.mkdir()
     source = rerunnable.results("pbmc68k") / "raw" / "0.h5ad"

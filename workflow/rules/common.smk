@@ -41,6 +41,8 @@ def take_lock():
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise WorkflowError("Another run is at work in this folder; wait for it, or stop it.")
+    except OSError as error:
+        print(f"This file system knows no locks ({error.strerror}); take care to start one run only.", file=sys.stderr)
 
 
 def dataset_of(wildcards):
@@ -98,11 +100,93 @@ def results_of(dataset):
     """Every file that a dataset ends in."""
     base = f"results/{dataset}"
     parts = PROJECT.datasets[dataset].source.parts()
-    tokens = expand(base + "/tokenized/{t}/{p}.parquet", t=PROJECT.tokenizers_of(dataset), p=parts)
-    vectors = expand(base + "/embedded/{e}/{p}.npy", e=PROJECT.embedders_of(dataset), p=parts)
-    exports = expand(base + "/{x}/manifest.json", x=PROJECT.exports_of(dataset))
+    tokens = expand(f"{base}/tokenized/{{t}}/{{p}}.parquet", t=PROJECT.tokenizers_of(dataset), p=parts)
+    vectors = expand(f"{base}/embedded/{{e}}/{{p}}.npy", e=PROJECT.embedders_of(dataset), p=parts)
+    exports = expand(f"{base}/{{x}}/manifest.json", x=PROJECT.exports_of(dataset))
     return [f"{base}/config.json", *tokens, *vectors, *exports, f"{base}/report/index.html"]
 
 
 def everything(wildcards):
     return [file for dataset in PROJECT.datasets for file in results_of(dataset)]
+
+
+# --- raw data
+
+
+def local_file(wildcards):
+    """The part's file where it is local, so that a newer one is seen."""
+    found = dataset_of(wildcards).source.local_files(Path("."))
+    return [str(p) for key, p in found.items() if key == f"files.{wildcards.part}" and p is not None]
+
+
+# --- tokenizers
+
+
+def tokenizer_spec(wildcards):
+    known = PROJECT.config.tokenizers
+    if wildcards.tokenizer not in known:
+        raise WorkflowError(
+            f"No tokenizer '{wildcards.tokenizer}' in config/config.yaml, which has: {', '.join(known)}."
+        )
+    return known[wildcards.tokenizer]
+
+
+def tokenizer_files(wildcards):
+    return [f"resources/{name}" for name in tokenizer_spec(wildcards).needs().values()]
+
+
+# --- embedders
+
+
+def embedder_spec(wildcards):
+    known = PROJECT.config.embedders
+    if wildcards.embedder not in known:
+        raise WorkflowError(f"No embedder '{wildcards.embedder}' in config/config.yaml, which has: {', '.join(known)}.")
+    return known[wildcards.embedder]
+
+
+def embedder_model(wildcards):
+    """The fitted model, where the embedder learns one."""
+    folder = f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/model"
+    return [f"{folder}/pca.npz"] if embedder_spec(wildcards).learns else []
+
+
+# --- exports
+
+
+def export_tokens(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/{{p}}.parquet"
+        return expand(pattern, t=export_spec(wildcards, format_).tokenizers, p=parts_of(wildcards))
+
+    return files
+
+
+def export_embeddings(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/embedded/{{e}}/{{p}}.npy"
+        return expand(pattern, e=export_spec(wildcards, format_).embedders, p=parts_of(wildcards))
+
+    return files
+
+
+def export_vocabulary(format_):
+    def files(wildcards):
+        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/vocabulary.json"
+        return expand(pattern, t=export_spec(wildcards, format_).tokenizers)
+
+    return files
+
+
+# --- report
+
+
+def umap_embedding(wildcards):
+    """The embedding the UMAP is drawn from: the first PCA of the dataset, else its first embedder, else none."""
+    names = PROJECT.embedders_of(wildcards.dataset)
+    first = next((n for n in names if PROJECT.config.embedders[n].kind == "pca"), next(iter(names), None))
+    return expand(f"results/{wildcards.dataset}/embedded/{first}/{{p}}.npy", p=parts_of(wildcards)) if first else []
+
+
+def export_manifests(wildcards):
+    return [f"results/{wildcards.dataset}/{path}/manifest.json" for path in PROJECT.exports_of(wildcards.dataset)]

@@ -4,28 +4,12 @@
 #      results/{dataset}/embedded/{embedder}/{part}.npy         float32, row-aligned, and .json    contract: embedding
 
 
-def embedder_spec(wildcards):
-    known = PROJECT.config.embedders
-    if wildcards.embedder not in known:
-        raise WorkflowError(f"No embedder '{wildcards.embedder}' in config/config.yaml, which has: {', '.join(known)}.")
-    return known[wildcards.embedder]
-
-
-def embedder_model(wildcards):
-    """The fitted model, where the embedder learns one."""
-    folder = f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/model"
-    return [f"{folder}/pca.npz"] if embedder_spec(wildcards).learns else []
-
-
 rule measure_covariance:
     input:
         processed="results/{dataset}/processed/{part}.h5ad",
         genes="results/{dataset}/genes/genes.parquet",
     output:
         products="results/{dataset}/embedded/{embedder}/model/part_{part}.npz",
-    params:
-        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
-        contract=str(versions.COVARIANCE),
     log:
         "logs/measure_covariance/{dataset}.{embedder}.{part}.log",
     benchmark:
@@ -36,6 +20,9 @@ rule measure_covariance:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        contract=str(versions.COVARIANCE),
     script:
         "../scripts/measure_covariance.py"
 
@@ -45,9 +32,6 @@ rule fit_pca:
         products=per_part("results/{dataset}/embedded/{embedder}/model/part_{part}.npz"),
     output:
         model="results/{dataset}/embedded/{embedder}/model/pca.npz",
-    params:
-        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
-        contract=str(versions.PCA),
     log:
         "logs/fit_pca/{dataset}.{embedder}.log",
     benchmark:
@@ -58,6 +42,9 @@ rule fit_pca:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        contract=str(versions.PCA),
     script:
         "../scripts/fit_pca.py"
 
@@ -70,9 +57,6 @@ rule embed_part:
     output:
         vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
-    params:
-        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
-        contract=str(versions.EMBEDDING),
     log:
         "logs/embed_part/{dataset}.{embedder}.{part}.log",
     benchmark:
@@ -83,5 +67,8 @@ rule embed_part:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        contract=str(versions.EMBEDDING),
     script:
         "../scripts/embed_part.py"

@@ -7,30 +7,6 @@
 # Beside each manifest, and written before it: a folder per split.
 
 
-def export_tokens(format_):
-    def files(wildcards):
-        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/{{p}}.parquet"
-        return expand(pattern, t=export_spec(wildcards, format_).tokenizers, p=parts_of(wildcards))
-
-    return files
-
-
-def export_embeddings(format_):
-    def files(wildcards):
-        pattern = f"results/{wildcards.dataset}/embedded/{{e}}/{{p}}.npy"
-        return expand(pattern, e=export_spec(wildcards, format_).embedders, p=parts_of(wildcards))
-
-    return files
-
-
-def export_vocabulary(format_):
-    def files(wildcards):
-        pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/vocabulary.json"
-        return expand(pattern, t=export_spec(wildcards, format_).tokenizers)
-
-    return files
-
-
 rule export_hf:
     input:
         processed=per_part("results/{dataset}/processed/{part}.h5ad"),
@@ -41,13 +17,6 @@ rule export_hf:
         vocabulary=export_vocabulary("hf"),
     output:
         manifest="results/{dataset}/hf/{export}/manifest.json",
-    params:
-        path="hf/{export}",
-        spec=lambda wildcards: plain(export_spec(wildcards, "hf")),
-        about=about,
-        tokenizers=lambda wildcards: list(export_spec(wildcards, "hf").tokenizers),
-        embedders=lambda wildcards: list(export_spec(wildcards, "hf").embedders),
-        contract=str(versions.HF),
     log:
         "logs/export_hf/{dataset}.{export}.log",
     benchmark:
@@ -58,6 +27,13 @@ rule export_hf:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="hf/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "hf")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "hf").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "hf").embedders),
+        contract=str(versions.HF),
     script:
         "../scripts/export_hf.py"
 
@@ -72,13 +48,6 @@ rule export_mds:
         vocabulary=export_vocabulary("mds"),
     output:
         manifest="results/{dataset}/mds/{export}/manifest.json",
-    params:
-        path="mds/{export}",
-        spec=lambda wildcards: plain(export_spec(wildcards, "mds")),
-        about=about,
-        tokenizers=lambda wildcards: list(export_spec(wildcards, "mds").tokenizers),
-        embedders=lambda wildcards: list(export_spec(wildcards, "mds").embedders),
-        contract=str(versions.MDS),
     log:
         "logs/export_mds/{dataset}.{export}.log",
     benchmark:
@@ -89,6 +58,13 @@ rule export_mds:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="mds/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "mds")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "mds").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "mds").embedders),
+        contract=str(versions.MDS),
     script:
         "../scripts/export_mds.py"
 
@@ -103,13 +79,6 @@ rule export_hdf5:
         vocabulary=export_vocabulary("hdf5"),
     output:
         manifest="results/{dataset}/hdf5/{export}/manifest.json",
-    params:
-        path="hdf5/{export}",
-        spec=lambda wildcards: plain(export_spec(wildcards, "hdf5")),
-        about=about,
-        tokenizers=lambda wildcards: list(export_spec(wildcards, "hdf5").tokenizers),
-        embedders=lambda wildcards: list(export_spec(wildcards, "hdf5").embedders),
-        contract=str(versions.HDF5),
     log:
         "logs/export_hdf5/{dataset}.{export}.log",
     benchmark:
@@ -120,6 +89,13 @@ rule export_hdf5:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="hdf5/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "hdf5")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "hdf5").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "hdf5").embedders),
+        contract=str(versions.HDF5),
     script:
         "../scripts/export_hdf5.py"
 
@@ -134,13 +110,6 @@ rule export_scdl:
         vocabulary=export_vocabulary("scdl"),
     output:
         manifest="results/{dataset}/scdl/{export}/manifest.json",
-    params:
-        path="scdl/{export}",
-        spec=lambda wildcards: plain(export_spec(wildcards, "scdl")),
-        about=about,
-        tokenizers=lambda wildcards: list(export_spec(wildcards, "scdl").tokenizers),
-        embedders=lambda wildcards: list(export_spec(wildcards, "scdl").embedders),
-        contract=str(versions.SCDL),
     log:
         "logs/export_scdl/{dataset}.{export}.log",
     benchmark:
@@ -151,5 +120,12 @@ rule export_scdl:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="scdl/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "scdl")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "scdl").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "scdl").embedders),
+        contract=str(versions.SCDL),
     script:
         "../scripts/export_scdl.py"

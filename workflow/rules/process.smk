@@ -15,12 +15,6 @@ rule measure_quality:
     output:
         quality="results/{dataset}/quality/{part}.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
-    params:
-        counts=lambda wildcards: dataset_of(wildcards).counts,
-        gene_ids=lambda wildcards: dataset_of(wildcards).genes.ids,
-        cell_ids=lambda wildcards: dataset_of(wildcards).cell_ids,
-        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
-        contracts=[str(versions.QUALITY), str(versions.PART_GENES)],
     log:
         "logs/measure_quality/{dataset}.{part}.log",
     benchmark:
@@ -31,6 +25,12 @@ rule measure_quality:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        counts=lambda wildcards: dataset_of(wildcards).counts,
+        gene_ids=lambda wildcards: dataset_of(wildcards).genes.ids,
+        cell_ids=lambda wildcards: dataset_of(wildcards).cell_ids,
+        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
+        contracts=[str(versions.QUALITY), str(versions.PART_GENES)],
     script:
         "../scripts/measure_quality.py"
 
@@ -40,9 +40,6 @@ rule set_thresholds:
         quality=per_part("results/{dataset}/quality/{part}.parquet"),
     output:
         thresholds="results/{dataset}/quality/thresholds.json",
-    params:
-        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
-        contract=str(versions.THRESHOLDS),
     log:
         "logs/set_thresholds/{dataset}.log",
     benchmark:
@@ -53,6 +50,9 @@ rule set_thresholds:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
+        contract=str(versions.THRESHOLDS),
     script:
         "../scripts/set_thresholds.py"
 
@@ -62,8 +62,6 @@ rule unify_genes:
         genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
     output:
         space="results/{dataset}/genes/space.parquet",
-    params:
-        contract=str(versions.GENE_SPACE),
     log:
         "logs/unify_genes/{dataset}.log",
     benchmark:
@@ -74,6 +72,8 @@ rule unify_genes:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        contract=str(versions.GENE_SPACE),
     script:
         "../scripts/unify_genes.py"
 
@@ -88,9 +88,6 @@ rule process_part:
     output:
         processed="results/{dataset}/processed/{part}.h5ad",
         cells="results/{dataset}/processed/{part}.cells.parquet",
-    params:
-        rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
-        contracts=[str(versions.COUNTS), str(versions.CELLS)],
     log:
         "logs/process_part/{dataset}.{part}.log",
     benchmark:
@@ -101,6 +98,9 @@ rule process_part:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
+        contracts=[str(versions.COUNTS), str(versions.CELLS)],
     script:
         "../scripts/process_part.py"
 
@@ -110,8 +110,6 @@ rule measure_genes:
         processed="results/{dataset}/processed/{part}.h5ad",
     output:
         sums="results/{dataset}/genes/{part}.npz",
-    params:
-        contract=str(versions.GENE_SUMS),
     log:
         "logs/measure_genes/{dataset}.{part}.log",
     benchmark:
@@ -122,6 +120,8 @@ rule measure_genes:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        contract=str(versions.GENE_SUMS),
     script:
         "../scripts/measure_genes.py"
 
@@ -132,9 +132,6 @@ rule rank_genes:
         space="results/{dataset}/genes/space.parquet",
     output:
         genes="results/{dataset}/genes/genes.parquet",
-    params:
-        variable_genes=lambda wildcards: plain(dataset_of(wildcards).variable_genes),
-        contract=str(versions.GENES),
     log:
         "logs/rank_genes/{dataset}.log",
     benchmark:
@@ -145,5 +142,8 @@ rule rank_genes:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=10,
+    params:
+        variable_genes=lambda wildcards: plain(dataset_of(wildcards).variable_genes),
+        contract=str(versions.GENES),
     script:
         "../scripts/rank_genes.py"

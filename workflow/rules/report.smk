@@ -6,17 +6,6 @@
 #      results/{dataset}/report/index.html     one page with everything, for eyes
 
 
-def umap_embedding(wildcards):
-    """The embedding the UMAP is drawn from: the first PCA of the dataset, else its first embedder, else none."""
-    names = PROJECT.embedders_of(wildcards.dataset)
-    first = next((n for n in names if PROJECT.config.embedders[n].kind == "pca"), next(iter(names), None))
-    return expand(f"results/{wildcards.dataset}/embedded/{first}/{{p}}.npy", p=parts_of(wildcards)) if first else []
-
-
-def export_manifests(wildcards):
-    return [f"results/{wildcards.dataset}/{path}/manifest.json" for path in PROJECT.exports_of(wildcards.dataset)]
-
-
 rule draw_report:
     input:
         quality=per_part("results/{dataset}/quality/{part}.parquet"),
@@ -50,10 +39,6 @@ rule draw_report:
             category="{dataset}",
             labels={"figure": "UMAP"},
         ),
-    params:
-        label=lambda wildcards: dataset_of(wildcards).columns.label,
-        splits=lambda wildcards: list(dataset_of(wildcards).split.fractions),
-        contract=str(versions.REPORT),
     log:
         "logs/draw_report/{dataset}.log",
     benchmark:
@@ -64,6 +49,10 @@ rule draw_report:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        label=lambda wildcards: dataset_of(wildcards).columns.label,
+        splits=lambda wildcards: list(dataset_of(wildcards).split.fractions),
+        contract=str(versions.REPORT),
     script:
         "../scripts/draw_report.py"
 
@@ -83,9 +72,6 @@ rule write_report:
         config="results/{dataset}/config.json",
     output:
         page="results/{dataset}/report/index.html",
-    params:
-        title=lambda wildcards: dataset_of(wildcards).title,
-        contract=str(versions.REPORT),
     log:
         "logs/write_report/{dataset}.log",
     benchmark:
@@ -96,5 +82,9 @@ rule write_report:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        title=lambda wildcards: dataset_of(wildcards).title,
+        splits=lambda wildcards: list(dataset_of(wildcards).split.fractions),
+        contract=str(versions.REPORT),
     script:
         "../scripts/write_report.py"

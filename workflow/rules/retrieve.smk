@@ -5,17 +5,9 @@
 #      results/{dataset}/config.json             the merged, validated configuration
 
 
-def local_file(wildcards):
-    """The part's file where it is local, so that a newer one is seen."""
-    found = dataset_of(wildcards).source.local_files(Path("."))
-    return [str(p) for key, p in found.items() if key == f"files.{wildcards.part}" and p is not None]
-
-
 rule write_config:
     output:
         config="results/{dataset}/config.json",
-    params:
-        resolved=lambda wildcards: PROJECT.resolved(wildcards.dataset),
     log:
         "logs/write_config/{dataset}.log",
     benchmark:
@@ -26,6 +18,8 @@ rule write_config:
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        resolved=lambda wildcards: PROJECT.resolved(wildcards.dataset),
     script:
         "../scripts/write_config.py"
 
@@ -36,9 +30,6 @@ rule retrieve_part:
     output:
         raw="results/{dataset}/raw/{part}.h5ad",
         provenance="results/{dataset}/raw/{part}.json",
-    params:
-        source=lambda wildcards: plain(dataset_of(wildcards).source),
-        contract=str(versions.RAW),
     log:
         "logs/retrieve_part/{dataset}.{part}.log",
     benchmark:
@@ -49,6 +40,9 @@ rule retrieve_part:
     resources:
         mem_mb=2000,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        source=lambda wildcards: plain(dataset_of(wildcards).source),
+        contract=str(versions.RAW),
     script:
         "../scripts/retrieve_part.py"
 

@@ -4,17 +4,6 @@
 #      results/{dataset}/tokenized/{tokenizer}/{part}.parquet        cell_id, input_ids         contract: tokens
 
 
-def tokenizer_spec(wildcards):
-    known = PROJECT.config.tokenizers
-    if wildcards.tokenizer not in known:
-        raise WorkflowError(f"No tokenizer '{wildcards.tokenizer}' in config/config.yaml, which has: {', '.join(known)}.")
-    return known[wildcards.tokenizer]
-
-
-def tokenizer_files(wildcards):
-    return [f"resources/{name}" for name in tokenizer_spec(wildcards).needs().values()]
-
-
 rule build_vocabulary:
     input:
         genes="results/{dataset}/genes/genes.parquet",
@@ -22,9 +11,6 @@ rule build_vocabulary:
     output:
         vocabulary="results/{dataset}/tokenized/{tokenizer}/vocabulary.json",
         gene_tokens="results/{dataset}/tokenized/{tokenizer}/gene_tokens.parquet",
-    params:
-        tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
-        contract=str(versions.VOCABULARY),
     log:
         "logs/build_vocabulary/{dataset}.{tokenizer}.log",
     benchmark:
@@ -35,6 +21,9 @@ rule build_vocabulary:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
+        contract=str(versions.VOCABULARY),
     script:
         "../scripts/build_vocabulary.py"
 
@@ -46,9 +35,6 @@ rule tokenize_part:
         gene_tokens="results/{dataset}/tokenized/{tokenizer}/gene_tokens.parquet",
     output:
         tokens="results/{dataset}/tokenized/{tokenizer}/{part}.parquet",
-    params:
-        tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
-        contract=str(versions.TOKENS),
     log:
         "logs/tokenize_part/{dataset}.{tokenizer}.{part}.log",
     benchmark:
@@ -59,5 +45,8 @@ rule tokenize_part:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
+        contract=str(versions.TOKENS),
     script:
         "../scripts/tokenize_part.py"

@@ -44,7 +44,9 @@ def open_file(path: str | PathLike[str], contract: Contract) -> tuple[pq.Parquet
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise CellmillError(path, f"not readable as Parquet ({error}).", "Delete it and run snakemake again.") from error
+        raise CellmillError(
+            path, f"not readable as Parquet ({error}).", "Delete it and run snakemake again."
+        ) from error
     facts = json.loads((file.metadata.metadata or {}).get(_KEY, b"{}"))
     contract.verify(path, facts.get("contract"))
     return file, facts

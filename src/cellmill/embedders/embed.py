@@ -36,7 +36,9 @@ def embed_part(
         raise CellmillError(genes, "no gene varies.", f"Leave '{spec.kind}' out of this dataset's embedders.")
     with CountsPart(processed) as part:
         shape = (part.n_cells, width)
-        contract.write(out, manifest, _vectors(part, embed), shape=shape, facts={"embedder": spec.model_dump(mode="json")})
+        contract.write(
+            out, manifest, _vectors(part, embed), shape=shape, facts={"embedder": spec.model_dump(mode="json")}
+        )
 
 
 def _vectors(part: CountsPart, embed: Callable[[sp.csr_matrix], np.ndarray]) -> Iterator[np.ndarray]:

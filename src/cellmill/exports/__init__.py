@@ -44,4 +44,14 @@ def parse_export(path: str, values: dict[str, Any]) -> Export:
     return Exports.model_validate({format_: {name: values}}).by_path()[path]
 
 
-__all__ = ["Export", "Exports", "Format", "Hdf5Counts", "HfMultiplets", "HfSingle", "MdsTokens", "ScdlCounts", "parse_export"]
+__all__ = [
+    "Export",
+    "Exports",
+    "Format",
+    "Hdf5Counts",
+    "HfMultiplets",
+    "HfSingle",
+    "MdsTokens",
+    "ScdlCounts",
+    "parse_export",
+]

@@ -21,7 +21,7 @@ def write_card(path: Path, said: dict[str, Any], about: About, labels: dict[str,
         loader=PackageLoader("cellmill.exports", "."),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  Markdown, not HTML
+        autoescape=False,
     )
     values = {
         **said,

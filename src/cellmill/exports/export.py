@@ -110,9 +110,7 @@ def account(cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
     }
 
 
-def _header(
-    parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any]
-) -> Header:
+def _header(parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any]) -> Header:
     with CountsPart(parts[0].processed) as part:
         dtype = np.dtype(part.dtype)
     asked = getattr(spec, "columns", None)

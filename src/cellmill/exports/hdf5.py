@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellmill.errors import CellmillError, nearest
+from cellmill.errors import CellmillError
 from cellmill.exports.columns import MISSING, by_split, checked_counts, count_missing, obs_columns, plain, string_bytes
 from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, PositiveInt, Spec
@@ -30,7 +30,6 @@ CHUNK_STRINGS = 1 << 13
 STRING_BYTES = 1 << 24
 """Most bytes of a chunk of strings, which are all as long as the longest."""
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
-
 
 
 class Hdf5Counts(Spec, ExportSpec):

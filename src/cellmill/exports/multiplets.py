@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from cellmill.errors import CellmillError
 from cellmill.exports.hf import HfMultiplets
 from cellmill.exports.rows import Header
-from cellmill.keys import mix64, hash_strings
+from cellmill.keys import hash_strings, mix64
 
 
 @numba.njit(cache=True, nogil=True)

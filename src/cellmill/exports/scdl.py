@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from cellmill.exports.rows import Header
+
 SCDL_VERSION = "0.1.3"
 """The release of BioNeMo-SCDL whose layout this is."""
 HEADER_VERSION = (0, 1, 0)

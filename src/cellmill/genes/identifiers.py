@@ -15,17 +15,92 @@ ID_COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "feature_id", "ensembl", "ens
 SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol")
 MOSTLY = 0.9
 
-_MT_HUMAN = (198888, 198763, 198804, 198712, 228253, 198899, 198938, 198840, 212907, 198886, 198786, 198695, 198727)
-_MT_MOUSE = (64341, 64345, 64351, 64354, 64356, 64357, 64358, 64360, 65947, 64363, 64367, 64368, 64370)
-MITOCHONDRIAL_IDS = frozenset(
-    [f"ENSG{i:011d}" for i in _MT_HUMAN] + [f"ENSMUSG{i:011d}" for i in _MT_MOUSE]
+_MT_HUMAN = (
+    198695,
+    198712,
+    198727,
+    198763,
+    198786,
+    198804,
+    198840,
+    198886,
+    198888,
+    198899,
+    198938,
+    209082,
+    210049,
+    210077,
+    210082,
+    210100,
+    210107,
+    210112,
+    210117,
+    210127,
+    210135,
+    210140,
+    210144,
+    210151,
+    210154,
+    210156,
+    210164,
+    210174,
+    210176,
+    210184,
+    210191,
+    210194,
+    210195,
+    210196,
+    211459,
+    212907,
+    228253,
 )
-"""The 13 protein-coding mitochondrial genes of human and mouse, for data without symbols (Ensembl)."""
+_MT_MOUSE = (
+    64336,
+    64337,
+    64338,
+    64339,
+    64340,
+    64341,
+    64342,
+    64343,
+    64344,
+    64345,
+    64346,
+    64347,
+    64348,
+    64349,
+    64350,
+    64351,
+    64352,
+    64353,
+    64354,
+    64355,
+    64356,
+    64357,
+    64358,
+    64359,
+    64360,
+    64361,
+    64363,
+    64364,
+    64365,
+    64366,
+    64367,
+    64368,
+    64369,
+    64370,
+    64371,
+    64372,
+    65947,
+)
+MITOCHONDRIAL_IDS = frozenset([f"ENSG{i:011d}" for i in _MT_HUMAN] + [f"ENSMUSG{i:011d}" for i in _MT_MOUSE])
+"""The 37 genes of the mitochondrial genome of human and mouse, for data without symbols (Ensembl)."""
 
 _SET_PATTERNS = {
     "mt": re.compile(r"^MT-"),
-    "ribo": re.compile(r"^RP([SL]\d+[A-Z]?\d*(L\d?)?|LP[0-2]|SA)$"),
-    "hb": re.compile(r"^HB(A[12]|B|D|E1|G[12]|M|Q1[AB]?|Z|[AB]-.+)$"),
+    # Cytosolic ribosomal proteins; no pseudogenes (RPL21P28, Rpl6l), no kinases (RPS6KA1).
+    "ribo": re.compile(r"^(RP([SL]\d+A?|L(3|10|36A|39)L|L(7|22|26)L1|LP[0-2]|SA|S27L|S3A1|S4(X|Y[12]|L))|FAU|UBA52)$"),
+    "hb": re.compile(r"^HB(A[12]|B|D|E1|G[12]|M|Q1[AB]?|Z|A-(A[12]|X)|B-(B[12ST]|BH[12]|Y))$"),
 }
 
 

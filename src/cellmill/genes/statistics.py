@@ -68,7 +68,16 @@ def measure_genes(processed: str | PathLike[str], *, out: str | PathLike[str]) -
             for start, stop, counts in part.blocks():
                 rows = counts[training[start:stop]]
                 bins = np.empty(rows.nnz, np.int64)
-                _add_block(rows.data, rows.indices, rows.indptr, *sums.values(), bins)
+                _add_block(
+                    rows.data,
+                    rows.indices,
+                    rows.indptr,
+                    sums["n_cells"],
+                    sums["counts"],
+                    sums["values"],
+                    sums["squares"],
+                    bins,
+                )
                 new_keys, new_numbers = np.unique(bins, return_counts=True)
                 keys, numbers = _merge(np.concatenate([keys, new_keys]), np.concatenate([numbers, new_numbers]))
                 counter.update(stop - start)

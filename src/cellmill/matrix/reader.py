@@ -222,7 +222,8 @@ class CountsFile:
             cell, gene = self.cell_ids[start + row], self.var.index[block.indices[bad]]
             raise NotCountsError(
                 self.path,
-                f"{self.where} does not hold counts: cell '{cell}' (row {start + row}), gene '{gene}' has {block.data[bad]}.",
+                f"{self.where} does not hold counts: cell '{cell}' (row {start + row}), gene '{gene}' "
+                f"has {block.data[bad]}.",
                 "Counts are whole numbers from 0 to 4,294,967,295; say in 'counts:' where the raw counts are.",
             )
 

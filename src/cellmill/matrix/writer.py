@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from os import PathLike
 from typing import Any
 
@@ -26,7 +28,9 @@ class H5adWriter:
 
     def __init__(self, path: str | PathLike[str], *, n_genes: int, dtype: np.dtype) -> None:
         self.n_genes, self.dtype = n_genes, np.dtype(dtype)
+        self._path = path
         self._file = h5py.File(path, "w")
+        self._descriptor = self._file.id.get_vfd_handle()
         self._file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         self._x = self._file.create_group("X")
         self._data = self._growing("data", self.dtype)
@@ -42,7 +46,9 @@ class H5adWriter:
         )
 
     def append(self, counts: sp.csr_matrix) -> None:
-        """Add rows (n, genes); every value must fit the type of the file."""
+        """Add rows (n, genes), none included; every value must fit the type of the file."""
+        if counts.shape[0] == 0:
+            return
         if counts.nnz and counts.data.max() > np.iinfo(self.dtype).max:
             raise OverflowError(f"{counts.data.max()} does not fit {self.dtype}")
         self._indptr.append(self._indptr[-1][-1] + counts.indptr[1:].astype(np.int64))
@@ -56,7 +62,9 @@ class H5adWriter:
             return
         data, indices = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
         n = len(data) // CHUNK_VALUES * CHUNK_VALUES if whole_chunks else len(data)
-        for start in range(0, n, CHUNK_VALUES):  # one chunk of each in turn: where they lie in the file is always the same
+        for start in range(
+            0, n, CHUNK_VALUES
+        ):  # one chunk of each in turn: where they lie in the file is always the same
             for dataset, values in ((self._data, data), (self._indices, indices)):
                 old, new = dataset.shape[0], values[start : min(start + CHUNK_VALUES, n)]
                 dataset.resize((old + len(new),))
@@ -80,11 +88,19 @@ class H5adWriter:
         for name in ("layers", "obsm", "varm", "obsp", "varp"):
             write_elem(self._file, name, {})
         write_elem(self._file, "uns", uns)
+        self._file.flush()  # fails here on a full disk: where closing fails, HDF5 2.0 crashes later
         self._file.close()
 
     def abandon(self) -> None:
-        """Close without finishing, after an error."""
-        try:
+        """Close without finishing, after an error; the caller removes the file.
+
+        HDF5 cannot discard: it writes what is in its caches, fails again on a full disk, and keeps the file open.
+        So that its room is free at once, what is left is written to memory (16 MB at most), where that can be had.
+        """
+        with contextlib.suppress(OSError, AttributeError):
+            if os.path.samestat(os.fstat(self._descriptor), os.stat(self._path)):
+                elsewhere = os.memfd_create("abandoned")
+                os.dup2(elsewhere, self._descriptor)
+                os.close(elsewhere)
+        with contextlib.suppress(OSError, RuntimeError):
             self._file.close()
-        except Exception:  # noqa: BLE001  a full disk makes closing fail, too; the file is removed by the caller
-            pass

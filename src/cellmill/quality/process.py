@@ -53,7 +53,9 @@ def process_part(
     ids = measured["cell_id"]
     with CountsFile(raw, measured_facts["counts"]) as file:
         if file.shape[0] != measured.num_rows:
-            raise CellmillError(raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again.")
+            raise CellmillError(
+                raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again."
+            )
         split = _splits(file, ids, rules)
         obs = _kept_obs(file, measured, keep, split, rules)
         with replacing(out) as aside:
@@ -80,7 +82,7 @@ def process_part(
             "cell_id": ids,
             "batch": measured["batch"],
             "outcome": pa.array(outcome, pa.string()),
-            "split": pa.array(np.where(keep, split, None), pa.string()),
+            "split": pa.array(split, pa.string(), mask=~keep),
         },
         schema=contract.CELLS_SCHEMA,
     )

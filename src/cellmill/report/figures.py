@@ -224,8 +224,8 @@ def _limits(bound: dict[str, Any]) -> list[float]:
 
 def _note(metric: str, said: dict[str, Any], fixed: list[str], per_batch: bool, dropped: dict[str, int]) -> str:
     """One line under the title: how many fell here, or why none could."""
-    counts = [(f"{dropped[k]:,} dropped: {k.split()[0]}") for k in (f"low {metric}", f"high {metric}") if dropped.get(k)]
-    counts += [f"{dropped[b]:,} dropped: {b}" for b in fixed if dropped.get(b)]
+    sides = {f"low {metric}": "below", f"high {metric}": "above", **{b: f"by {b}" for b in fixed}}
+    counts = [f"{dropped[reason]:,} dropped {side}" for reason, side in sides.items() if dropped.get(reason)]
     if counts:
         return ", ".join(counts)
     if said["applied"] or fixed or per_batch:
@@ -253,7 +253,9 @@ def _histograms(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per metric: edges (bins + 1,), and kept and dropped cells (2, bins). Two passes, a part at a time."""
     metrics = list(bounds)
-    extremes = {m: [v for v in (*b.lines, *b.fixed) if v >= 0 and (v <= 100 or "pct" not in m)] for m, b in bounds.items()}
+    extremes = {
+        m: [v for v in (*b.lines, *b.fixed) if v >= 0 and (v <= 100 or "pct" not in m)] for m, b in bounds.items()
+    }
     for table, _ in _columns(quality, cells, metrics):
         for metric in metrics:
             values = table[metric].to_numpy()
@@ -300,23 +302,23 @@ def _histogram(ax: Axes, metric: str, bound: _Bound, histogram: tuple[np.ndarray
     ax.yaxis.get_major_locator().set_params(integer=True, nbins=5)
     ax.yaxis.set_major_formatter(_thousands)
     if metric.startswith("log1p_"):
-        ticks_at = _log_ticks(float(np.expm1(edges[0])), float(np.expm1(edges[-1])))
-        ax.set_xticks(np.log1p(ticks_at), [f"{t:,}" for t in ticks_at])
+        ticks_at = _log_ticks(float(np.expm1(edges[0])), float(np.expm1(edges[-1])), whole=True)
+        ax.set_xticks(np.log1p(ticks_at), [f"{t:,.0f}" for t in ticks_at])
 
 
 def _thousands(value: float, _: int = 0) -> str:
     return f"{value:,.0f}"
 
 
-def _log_ticks(low: float, high: float) -> list[int]:
-    """Round numbers between ``low`` and ``high``, at least three of them where the range allows it."""
-    inside: list[int] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(range(10, 100, 2)), tuple(range(100, 1000))):
-        numbers = {round(s * 10.0**e, 6) for e in range(-2, 12) for s in steps}
-        inside = sorted(int(n) for n in numbers if n == int(n) and low <= n <= high)
+def _log_ticks(low: float, high: float, *, whole: bool) -> list[float]:
+    """Round numbers between ``low`` and ``high`` for a logarithmic axis, three to eight of them if there are as many."""
+    inside: list[float] = []
+    for steps in ((10,), (10, 30), (10, 20, 50), (10, 15, 20, 30, 40, 50, 70), range(10, 100, 2), range(10, 100)):
+        numbers = {float(f"{step}e{power}") for power in range(-9, 12) for step in steps}
+        inside = sorted(n for n in numbers if low <= n <= high and not (whole and n % 1))
         if len(inside) >= 3:
             break
-    return inside[:: -(-len(inside) // 8)] if inside else []
+    return inside[:: max(1, -(-len(inside) // 8))]
 
 
 def _quality_legend(figure: Figure, bounds: dict[str, _Bound], any_dropped: bool) -> None:
@@ -357,7 +359,8 @@ def _cells(ledger: dict[str, Any], splits: Sequence[str]) -> Figure:
     for row, (_, begin, cells, color) in enumerate(bars):
         ax.barh(row, cells, left=begin, color=color, height=0.72)
         minus = "−" if color == DROPPED_COLOR else ""
-        text = f"{minus}{cells:,}" + ("" if row == 0 or not raw else f"   {_percent(cells, raw)}")
+        whole, name = (raw, "raw") if row <= len(ledger["dropped"]) + 1 else (kept, "kept")
+        text = f"{minus}{cells:,}" + ("" if row == 0 or not whole else f" · {_percent(cells, whole)} of {name}")
         ax.annotate(text, (raw, row), (12, 0), textcoords="offset points", va="center", annotation_clip=False)
         if row and begin + cells < raw:  # a thin line leads to the number
             ax.plot([begin + cells, raw], [row, row], color=PALE, linewidth=0.6, zorder=0)
@@ -394,7 +397,13 @@ def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     )
     for mine, color, name in groups:
         if mine.any():  # points as pixels: sixty thousand of them as SVG would be a heavy page
-            ax.scatter(mean[mine], dispersion[mine], s=9, color=color, alpha=0.6, linewidths=0, label=name, rasterized=True)
+            ax.scatter(
+                mean[mine], dispersion[mine], s=9, color=color, alpha=0.6, linewidths=0, label=name, rasterized=True
+            )
+    if drawn.any():
+        ticks = _log_ticks(float(mean[drawn].min()), float(mean[drawn].max()), whole=False)
+        ax.set_xticks(ticks, [f"{t:,.10g}" for t in ticks])
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("mean count per 10,000, over the training cells")
     ax.set_ylabel("normalised dispersion")
     if drawn.any():
@@ -500,7 +509,9 @@ def _sample(made: DrawnFrom, label: str | None) -> tuple[_Sample, list[str]]:
         found = embedding_files.read(vectors_path)
         with CountsPart(path) as part:
             if len(found) != part.n_cells:
-                raise CellmillError(vectors_path, f"{len(found)} vectors for {part.n_cells} cells.", "Run snakemake again.")
+                raise CellmillError(
+                    vectors_path, f"{len(found)} vectors for {part.n_cells} cells.", "Run snakemake again."
+                )
             obs = part.obs
         mine = hash_strings(pa.array(obs.index.astype(str), pa.large_string()), seed=0, purpose="report")
         first = np.sort(np.argsort(mine, kind="stable")[:UMAP_CELLS])  # rising, as a memory map likes to be read
@@ -606,9 +617,12 @@ def _points(ax: Axes, layout: np.ndarray, groups: list[_Group], size: float) -> 
     ax.scatter(layout[:, 0], layout[:, 1], s=size, c=colors, linewidths=0)
     ax.set_aspect("equal", "datalim")
     ax.set_axis_off()
+    numbers: list[np.ndarray] = []
+    apart = 0.045 * float(np.ptp(layout, axis=0).max())
     for group in groups:
         if group.number is not None and len(group.rows):
-            x, y = _middle(layout[group.rows])
+            numbers.append(_middle(layout[group.rows], numbers, apart))
+            x, y = numbers[-1]
             effects = [withStroke(linewidth=2.5, foreground="white")]
             ax.text(x, y, str(group.number), ha="center", va="center", weight="bold", path_effects=effects)
     grey_last = sorted(groups, key=lambda g: g.color in (GREY, PALE))
@@ -618,7 +632,13 @@ def _points(ax: Axes, layout: np.ndarray, groups: list[_Group], size: float) -> 
     )
 
 
-def _middle(points: np.ndarray) -> tuple[float, float]:
-    """The point nearest the medians: always on a cell of the group."""
-    nearest = int(np.abs(points - np.median(points, axis=0)).sum(axis=1).argmin())
-    return float(points[nearest, 0]), float(points[nearest, 1])
+def _middle(points: np.ndarray, taken: list[np.ndarray], apart: float) -> np.ndarray:
+    """The cell nearest the medians that is ``apart`` from all taken places, where there is one."""
+    order = np.argsort(np.abs(points - np.median(points, axis=0)).sum(axis=1), kind="stable")
+    for row in order:
+        if all(np.hypot(*(points[row] - place)) >= apart for place in taken):
+            break
+    else:
+        row = order[0]
+    place: np.ndarray = points[row]
+    return place

@@ -32,7 +32,9 @@ def read_dictionary(path: str | PathLike[str]) -> dict[str, Any]:
         loaded = _Plain(io.BytesIO(Path(path).read_bytes())).load()
     except Exception as error:
         raise CellmillError(
-            path, f"refused: {error}.", "Only dictionaries of strings and numbers are read from pickles; check its source."
+            path,
+            f"refused: {error}.",
+            "Only dictionaries of strings and numbers are read from pickles; check its source.",
         ) from error
     if not isinstance(loaded, dict):
         raise CellmillError(path, f"holds a {type(loaded).__name__}, expected a dictionary.", "Check its source.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class _Geneformer(Spec):
     library_size: Column | None = None
-    """Obs column with the cell's total counts (Geneformer's `n_counts`); `null`: the sum over the genes of this dataset."""
+    """Obs column with the total counts (Geneformer's `n_counts`); `null`: the sum over the genes of this dataset."""
 
     def needs(self) -> dict[str, str]:
         """Outside files by role, as names of `resources/ledger.tsv`."""

@@ -56,9 +56,7 @@ def tokenize_part(
 
     A cell without a gene of the vocabulary stays, with no token of its own; the file says how many there are.
     """
-    encoder = RankValueEncoder(
-        vocabulary_files.read(vocabulary, gene_tokens), max_len_tokens=spec.max_len_tokens
-    )
+    encoder = RankValueEncoder(vocabulary_files.read(vocabulary, gene_tokens), max_len_tokens=spec.max_len_tokens)
     facts: dict[str, Any] = {"tokenizer": spec.kind}
     with CountsPart(processed) as part:
         contract.write(out, _batches(part, encoder, spec.library_size, facts), facts)

@@ -1,0 +1,157 @@
+"""``cellmill``: what was made, and whether it is as it was written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cellmill import __version__
+from cellmill.errors import CellmillError, nearest
+
+FORMATS = ("hf", "mds", "hdf5", "scdl")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 where all is well, 1 with a sentence on stderr where not."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "summary":
+            return _summary(arguments.datasets, arguments.results)
+        return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
+    except CellmillError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cellmill",
+        description="Look at what the workflow made. The workflow itself is run by snakemake.",
+    )
+    parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    summary = commands.add_parser("summary", help="what was made, how large it is, and how to load it")
+    summary.add_argument("datasets", nargs="*", metavar="DATASET", help="only these (default: all)")
+    summary.add_argument("--results", default="results", metavar="FOLDER", help="default: %(default)s")
+    check = commands.add_parser(
+        "check", help="validate the configuration of this folder, or verify exports against their manifests"
+    )
+    check.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
+    )
+    return parser
+
+
+# --- check
+
+
+def _check_configuration() -> int:
+    from cellmill.config import CONFIG_FILE, load_project
+
+    if not Path(CONFIG_FILE).is_file():
+        raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
+    count = len(load_project().datasets)
+    print(f"{count} dataset{'' if count == 1 else 's'}, no problems.")
+    return 0
+
+
+def _check_exports(paths: Iterable[str]) -> int:
+    """Verify every export, also after one that is damaged."""
+    from cellmill.contracts import manifest
+
+    status = 0
+    for path in paths:
+        try:
+            said = manifest.verify(path)
+        except CellmillError as error:
+            print(error, file=sys.stderr)
+            status = 1
+        else:
+            print(
+                f"{path}: {len(said['files']):,} files, {sum(said['splits'].values()):,} cells, as they were written."
+            )
+    return status
+
+
+# --- summary
+
+
+def _summary(datasets: Sequence[str], results: str) -> int:
+    base = Path(results)
+    there = sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
+    for name in datasets:
+        if name not in there:
+            raise CellmillError(base, f"there is no dataset '{name}'.", nearest(name, there))
+    shown = 0
+    for name in datasets or there:
+        rows = [*_processed_row(base / name), *_export_rows(base / name), *_report_row(base / name)]
+        if rows:
+            print("\n" * bool(shown) + name)
+            print(_table(("", "cells", "size", "how to load it"), rows))
+            shown += 1
+    if not shown:
+        what = f"of {', '.join(datasets)} " if datasets else ""
+        print(f"Nothing {what}has been made in {base}/ yet. Make it: snakemake --cores 2")
+    return 0
+
+
+Row = tuple[str, str, str, str]
+
+
+def _processed_row(folder: Path) -> list[Row]:
+    """The processed parts, in one row."""
+    from cellmill.contracts.counts import CountsPart
+    from cellmill.files import format_bytes
+
+    parts = sorted(folder.glob("processed/*.h5ad"))
+    if not parts:
+        return []
+    cells = 0
+    for path in parts:
+        with CountsPart(path) as part:
+            cells += part.n_cells
+    size = format_bytes(sum(p.stat().st_size for p in parts))
+    more = "" if len(parts) == 1 else f"   and {len(parts) - 1:,} more"
+    return [("processed", f"{cells:,}", size, f'anndata.read_h5ad("{parts[0].as_posix()}"){more}')]
+
+
+def _export_rows(folder: Path) -> list[Row]:
+    from cellmill.contracts import manifest
+    from cellmill.files import format_bytes
+    from cellmill.report.loading import how_to_load
+
+    rows = []
+    for format_ in FORMATS:
+        for path in sorted(folder.glob(f"{format_}/*/{manifest.NAME}")):
+            said = manifest.read(path)
+            name = f"{format_}/{path.parent.name}"
+            line = how_to_load(folder.name, name, said["spec"]["kind"], results=folder.parent.as_posix())
+            size = format_bytes(sum(file["bytes"] for file in said["files"].values()))
+            rows.append((name, f"{sum(said['splits'].values()):,}", size, line))
+    return rows
+
+
+def _report_row(folder: Path) -> list[Row]:
+    from cellmill.files import format_bytes
+
+    page = folder / "report" / "index.html"
+    if not page.is_file():
+        return []
+    return [("report", "", format_bytes(page.stat().st_size), f"open {page.as_posix()} in a browser")]
+
+
+def _table(head: Row, rows: Sequence[Row]) -> str:
+    """Aligned text: names and lines to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(3)]
+    return "\n".join(
+        f"  {name:<{widths[0]}}  {cells:>{widths[1]}}  {size:>{widths[2]}}  {line}".rstrip()
+        for name, cells, size, line in (head, *rows)
+    )

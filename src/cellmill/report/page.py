@@ -1,0 +1,246 @@
+"""One self-contained page about a dataset, for eyes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cellmill import __version__
+from cellmill.contracts import genes as gene_files
+from cellmill.contracts import manifest as manifests
+from cellmill.contracts import quality as quality_files
+from cellmill.errors import CellmillError
+from cellmill.exports.export import account
+from cellmill.files import format_bytes, read_json, replacing
+from cellmill.quality.names import METRICS
+from cellmill.report.loading import how_to_load
+
+File = str | PathLike[str]
+
+CAPTIONS = {
+    "cells": (
+        "Where the cells went.",
+        "Each bar begins where the one above it ends; a cell is counted under the first reason that drops it.",
+    ),
+    "quality": (
+        "Quality of the cells.",
+        "Every raw cell, stacked: kept and dropped. Lines are thresholds over the whole dataset, dashed lines are fixed "
+        "bounds; where there are several batches, ticks at the top are those of each batch, by which its cells are "
+        "judged.",
+    ),
+    "genes": (
+        "Variable genes.",
+        "Mean and normalised dispersion of every gene over the training cells; the most variable genes are named.",
+    ),
+    "umap": (
+        "UMAP.",
+        "The same cells by label and by split. The splits should lie over one another; distances between groups mean "
+        "little.",
+    ),
+}
+"""Title and text under each figure; the captions of ``snakemake --report`` say the same."""
+BATCHES_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class WrittenFrom:
+    """What the page is made from."""
+
+    figures: Sequence[File]
+    """The figures, each named after its caption."""
+    manifests: Sequence[File]
+    """``manifest.json`` of every export."""
+    cells: Sequence[File]
+    """``processed/{part}.cells.parquet`` of every part."""
+    thresholds: File
+    genes: File
+    config: File
+    """``config.json``: the resolved configuration."""
+
+
+def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequence[str], out: File) -> None:
+    """Write the page: numbers, thresholds, exports, tokenizers, figures, configuration.
+
+    It needs no other file, no network and no script, and says no time and no path of this machine,
+    so that the same results give the same bytes.
+
+    Raises:
+        CellmillError: a manifest whose numbers are not those of the cells and genes.
+    """
+    ledger = account(made.cells)
+    genes, gene_facts = gene_files.read_genes(made.genes)
+    counted = {
+        "ledger": ledger,
+        "genes": len(genes),
+        "variable_genes": gene_facts["variable_genes"],
+        "train_cells": gene_facts["train_cells"],
+    }
+    exports = [_checked(path, dataset, counted) for path in made.manifests]
+    config = read_json(made.config)
+    values = {
+        "dataset": dataset,
+        "title": title,
+        "version": __version__,
+        **counted,
+        "splits": {name: ledger["splits"].get(name, 0) for name in splits},
+        "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
+        "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),
+        "exports": [_export(said, dataset) for said in exports],
+        "tokenizers": _tokenizers(exports, config),
+        "figures": {Path(path).stem: _figure(path) for path in made.figures},
+        "captions": CAPTIONS,
+        "config": json.dumps(config, indent=2, ensure_ascii=False),
+    }
+    environment = Environment(
+        loader=PackageLoader("cellmill.report", "."),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": "{:,}".format, "share": share}
+    with replacing(out) as aside:
+        aside.write_text(environment.get_template("page.html.j2").render(values), encoding="utf-8")
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage as people read it: ``99.1 %``, and neither 0 nor 100 unless it is all or nothing."""
+    if whole == 0:
+        return "–"
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return "> 99.9 %" if 99.95 <= percent < 100 else f"{percent:.1f} %"
+
+
+def _checked(path: File, dataset: str, counted: dict[str, Any]) -> dict[str, Any]:
+    """A manifest that says what we counted."""
+    said = manifests.read(path)
+    for key, expected in {"dataset": dataset, **counted}.items():
+        if said[key] != expected:
+            raise CellmillError(
+                path,
+                f"{key} is {_brief(said[key])}, but the dataset now has {_brief(expected)}.",
+                "The export is of an earlier run: delete its manifest.json and run snakemake again.",
+            )
+    return said
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+# --- thresholds
+
+
+def _thresholds(said: dict[str, Any]) -> dict[str, Any]:
+    metrics = [m for m in METRICS if m in said["dataset"]]
+    several = len(said["batches"]) > 1
+    batches = [
+        {
+            "name": name,
+            "cells": batch["cells"],
+            "of": batch["thresholds_of"],
+            "bounds": [_interval(batch["bounds"][m], m) for m in metrics],
+        }
+        for name, batch in sorted(said["batches"].items())[:BATCHES_SHOWN]
+        if several
+    ]
+    return {
+        "metrics": [{"metric": m, **_bound(said["dataset"][m], m)} for m in metrics],
+        "names": metrics,
+        "fixed": [(k, "none" if v is None else f"{v:,g}") for k, v in sorted(said["fixed"].items())],
+        "batches": batches,
+        "more_batches": max(0, len(said["batches"]) - BATCHES_SHOWN) if several else 0,
+    }
+
+
+def _bound(bound: dict[str, Any], metric: str) -> dict[str, Any]:
+    if not bound["applied"]:
+        return {"applied": False, "why": bound["why"]}
+    numbers = {k: _value(bound[k], metric) for k in ("lower", "median", "upper")}
+    return {"applied": True, "mads": f"{(bound['upper'] - bound['median']) / bound['mad']:.3g}", **numbers}
+
+
+def _interval(bound: dict[str, Any], metric: str) -> str:
+    if not bound["applied"]:
+        return f"not applied: {bound['why']}"
+    return f"{_value(bound['lower'], metric)} to {_value(bound['upper'], metric)}"
+
+
+def _value(value: float | None, metric: str) -> str:
+    """A bound, and behind a logarithm what it is in counts or genes."""
+    if value is None:
+        return "–"
+    if metric.startswith("log1p_"):
+        return f"{value:.2f} ({max(0.0, math.expm1(value)):,.0f})"
+    return f"{value:,.2f}" if metric.startswith("pct_") else f"{value:,.0f}"
+
+
+# --- exports and tokenizers
+
+
+def _export(said: dict[str, Any], dataset: str) -> dict[str, Any]:
+    path, kind = said["export"], said["spec"]["kind"]
+    return {
+        "path": f"results/{dataset}/{path}",
+        "kind": kind,
+        "cells": said["splits"],
+        "size": format_bytes(sum(file["bytes"] for file in said["files"].values())),
+        "load": how_to_load(dataset, path, kind),
+    }
+
+
+def _tokenizers(exports: Iterable[dict[str, Any]], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each tokenizer reported, as the exports that carry its tokens say."""
+    found: dict[str, dict[str, Any]] = {}
+    for said in exports:
+        for name, facts in said["tokens"].items():
+            if found.setdefault(name, facts) != facts:
+                raise CellmillError(
+                    f"manifest.json of {said['export']}",
+                    f"tokenizer '{name}' reports {_brief(facts)}, in another export {_brief(found[name])}.",
+                    "Delete both manifests and run snakemake again.",
+                )
+    return [
+        {
+            "name": name,
+            "covered": share(facts["values_with_token"], facts["values"]),
+            "per_cell": f"{facts['input_ids'] / facts['cells']:,.0f}" if facts["cells"] else "–",
+            "limit": config["tokenizers"].get(name, {}).get("max_len_tokens"),
+            "cut": facts["cells_cut"],
+            "empty": facts["cells_empty"],
+        }
+        for name, facts in sorted(found.items())
+    ]
+
+
+# --- figures
+
+
+def _figure(path: File) -> Markup:
+    """A figure as part of the page."""
+    file = Path(path)
+    alt = Markup.escape(" ".join(CAPTIONS[file.stem]))
+    if file.suffix == ".png":
+        return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(
+            alt, base64.b64encode(file.read_bytes()).decode("ascii")
+        )
+    svg = file.read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them; without them the page has no address in it
+    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{file.stem}-", svg)  # ids are unique in a page, not in a figure
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
+    return Markup(svg)
