@@ -1,4 +1,4 @@
-# What every rule file shares: the checked configuration, and look-ups into it.
+# What the files of this folder share: the checked configuration, and look-ups into it.
 # Nothing here reads or writes data.
 import fcntl
 import shlex

@@ -50,7 +50,7 @@ LABEL_COLORS = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#332288", "#882255", "#117733"),
     *("#999933", "#44aa99", "#cc6677", "#aa4499", "#661100", "#88ccee", "#ddcc77", "#6699cc", "#4b0092", "#1a1a1a"),
 )
-RC = {
+RC: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
@@ -140,7 +140,8 @@ def _style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script our font does not have
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(RC)
+        for name, value in RC.items():
+            matplotlib.rcParams[name] = value
         yield
 
 
@@ -277,6 +278,8 @@ def _histograms(
 
 
 def _histogram(ax: Axes, metric: str, bound: _Bound, histogram: tuple[np.ndarray, np.ndarray]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     edges, (kept, dropped) = histogram
     ax.set_title(metric_title(metric), pad=18)
     ax.annotate(
@@ -299,19 +302,15 @@ def _histogram(ax: Axes, metric: str, bound: _Bound, histogram: tuple[np.ndarray
         ax.axvline(at, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
     ticks = [t for t in bound.ticks if edges[0] <= t <= edges[-1]]
     ax.plot(ticks, [0.97] * len(ticks), "|", transform=ax.get_xaxis_transform(), color=GREY, markersize=9, alpha=0.7)
-    ax.yaxis.get_major_locator().set_params(integer=True, nbins=5)
-    ax.yaxis.set_major_formatter(_thousands)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_formatter("{x:,.0f}")
     if metric.startswith("log1p_"):
         ticks_at = _log_ticks(float(np.expm1(edges[0])), float(np.expm1(edges[-1])), whole=True)
         ax.set_xticks(np.log1p(ticks_at), [f"{t:,.0f}" for t in ticks_at])
 
 
-def _thousands(value: float, _: int = 0) -> str:
-    return f"{value:,.0f}"
-
-
 def _log_ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    """Round numbers between ``low`` and ``high`` for a logarithmic axis, three to eight of them if there are as many."""
+    """Round numbers between ``low`` and ``high`` for a logarithmic axis: three to eight, if there are as many."""
     inside: list[float] = []
     for steps in ((10,), (10, 30), (10, 20, 50), (10, 15, 20, 30, 40, 50, 70), range(10, 100, 2), range(10, 100)):
         numbers = {float(f"{step}e{power}") for power in range(-9, 12) for step in steps}
@@ -407,9 +406,7 @@ def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     ax.set_xlabel("mean count per 10,000, over the training cells")
     ax.set_ylabel("normalised dispersion")
     if drawn.any():
-        legend = ax.legend(loc="upper left", fontsize=9, handletextpad=0.2)
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+        ax.legend(loc="upper left", fontsize=9, handletextpad=0.2)
     else:
         ax.text(0.5, 0.5, "No gene varies.", transform=ax.transAxes, ha="center", color=GREY)
     silent = len(genes) - int(drawn.sum())
@@ -471,6 +468,7 @@ class _Sample(NamedTuple):
     vectors: np.ndarray
     splits: np.ndarray
     labels: np.ndarray | None
+    """Strings, None where a cell has no label; None: there are no labels."""
 
 
 def _umap(made: DrawnFrom, label: str | None, splits: Sequence[str], kept: int) -> Figure:
@@ -520,8 +518,11 @@ def _sample(made: DrawnFrom, label: str | None) -> tuple[_Sample, list[str]]:
         splits = np.concatenate([splits, rows["split"].to_numpy(object)])
         vectors = np.concatenate([vectors.reshape(-1, found.shape[1]), found[first]])
         if label is not None:
-            named = rows[label].astype(object)
-            labels = np.concatenate([labels, named.where(named.notna(), None).to_numpy(object)])
+            named = np.array(
+                [None if missing else str(name) for name, missing in zip(rows[label], rows[label].isna(), strict=True)],
+                object,
+            )
+            labels = np.concatenate([labels, named])
             frequency.update({str(k): int(v) for k, v in obs[label].value_counts().items() if v})
         order = np.lexsort((ids.astype(str), keys))[:UMAP_CELLS]
         keys, ids, vectors, splits = keys[order], ids[order], vectors[order], splits[order]
@@ -584,12 +585,11 @@ class _Group(NamedTuple):
 def _by_label(sample: _Sample, names: list[str], label: str) -> tuple[str, list[_Group]]:
     """The most frequent labels in colours of their own and with numbers; the rest, and cells without one, in grey."""
     assert sample.labels is not None
-    labels = np.array(["" if v is None else str(v) for v in sample.labels], object)
-    missing = np.array([v is None for v in sample.labels], bool)
+    labels, missing = sample.labels, np.array([name is None for name in sample.labels], bool)
     leading, rest = names[:LABELS_SHOWN], names[LABELS_SHOWN:]
     groups = []
     if rest:
-        others = ~missing & ~np.isin(labels, leading)
+        others = ~missing & ~np.isin(labels.astype(str), leading)
         groups.append(_Group(f"other ({len(rest)} labels)", np.flatnonzero(others), GREY))
     if missing.any():
         groups.append(_Group("no label", np.flatnonzero(missing), PALE))
