@@ -8,8 +8,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help run test setup lock lint format clean FORCE
 
-# A PYTHONPATH of the user's would be found before the locked packages.
-unexport PYTHONPATH PYTHONHOME
+# A PYTHONPATH of the user's would be found before the locked packages;
+# without compiled bytecode each of the many short jobs would compile its imports again.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # For programs that start others by name, as Snakemake does: those of .venv, from any folder and any PATH.

@@ -221,6 +221,9 @@ class ConfigError(CellmillError):
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        problems.append(f"{path}: not readable ({error.strerror}). Run this in the folder that has config/.")
+        return {}
     except yaml.YAMLError as error:
         problems.append(f"{path}: not valid YAML ({' '.join(str(error).split())}).")
         return {}

@@ -107,6 +107,8 @@ def test_multiplets_never_share_the_anchors_caption(finished: Project, processed
     assert sorted(anchors) == sorted(processed.obs_names)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of streaming itself
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files it leaves to the collector
 def test_mds_cells_have_the_same_tokens(finished: Project, processed, tokens, tmp_path: Path, monkeypatch):
     """StreamingDataset reads every kept cell with the tokens of tokenized/."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -52,8 +52,10 @@ def open_file(path: str | PathLike[str], contract: Contract) -> tuple[pq.Parquet
     return file, facts
 
 
-def read(path: str | PathLike[str], contract: Contract) -> tuple[pa.Table, dict[str, Any]]:
-    """The whole table and its facts."""
+def read(
+    path: str | PathLike[str], contract: Contract, columns: list[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table, whole or some of its columns, and its facts."""
     file, facts = open_file(path, contract)
     with file:
-        return file.read(), facts
+        return file.read(columns=columns), facts

@@ -37,8 +37,11 @@ def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], 
     parquet.write_batches(path, QUALITY_SCHEMA, batches, QUALITY, facts)
 
 
-def read_quality(path: str | PathLike[str]) -> tuple[pa.Table, dict[str, Any]]:
-    return parquet.read(path, QUALITY)
+def read_quality(
+    path: str | PathLike[str], columns: list[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table, or some of its columns, and its facts."""
+    return parquet.read(path, QUALITY, columns)
 
 
 def write_thresholds(path: str | PathLike[str], thresholds: dict[str, Any]) -> None:
@@ -57,5 +60,8 @@ def write_cells(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any
     parquet.write(path, table, CELLS, facts)
 
 
-def read_cells(path: str | PathLike[str]) -> tuple[pa.Table, dict[str, Any]]:
-    return parquet.read(path, CELLS)
+def read_cells(
+    path: str | PathLike[str], columns: list[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table, or some of its columns, and its facts."""
+    return parquet.read(path, CELLS, columns)

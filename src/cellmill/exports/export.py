@@ -98,7 +98,7 @@ def account(cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     for path in cells:
-        table, _ = quality_files.read_cells(path)
+        table, _ = quality_files.read_cells(path, columns=["outcome", "split"])
         outcomes.update({v["values"]: v["counts"] for v in pc.value_counts(table["outcome"]).to_pylist()})
         splits.update({v["values"]: v["counts"] for v in pc.value_counts(table["split"].drop_null()).to_pylist()})
     kept = outcomes.pop("kept", 0)

@@ -106,7 +106,10 @@ def add_up(paths: Iterable[str | PathLike[str]]) -> tuple[int, pd.DataFrame]:
     value = _whole(total["values"], VALUE_BITS)
     square = _whole(total["squares"], SQUARE_BITS)
     mean = value / n
-    variance = np.maximum(square - value * mean, 0.0) / max(n - 1, 1)
+    # What lies within the rounding of the grids is no variance: cells that are all alike, or only one.
+    rounding = total["n_cells"] * (2.0**-SQUARE_BITS + mean * 2.0**-VALUE_BITS) + square * 2.0**-50
+    deviations = square - value * mean
+    variance = np.where(deviations > rounding, deviations, 0.0) / max(n - 1, 1)
     medians = _medians(keys, numbers, len(mean))
     return n, pd.DataFrame(
         {

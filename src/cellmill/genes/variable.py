@@ -67,4 +67,5 @@ def normalized_dispersion(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     alone = np.isnan(spread)
     spread = np.where(alone, center, spread)
     center = np.where(alone, 0.0, center)
-    return (dispersion - center) / spread
+    with np.errstate(divide="ignore", invalid="ignore"):  # genes of a bin that are all alike
+        return (dispersion - center) / spread

@@ -108,8 +108,9 @@ def _kept_obs(
         values = obs_column(file.obs, column, file.path)[keep]
         if isinstance(values.dtype, pd.CategoricalDtype):
             values = values.cat.remove_unused_categories()
-        obs[column] = values.to_numpy(object) if values.dtype == object else values.array
-        if obs[column].dtype == object:
+        is_text = values.dtype == object or isinstance(values.dtype, pd.StringDtype)
+        obs[column] = values.to_numpy(object) if is_text else values.array
+        if is_text:
             obs[column] = _strings(obs[column])
     for metric in METRICS:
         obs[metric] = measured[metric].to_numpy()[keep]

@@ -36,8 +36,8 @@ def set_thresholds(parts: Sequence[str | PathLike[str]], *, spec: Quality, out: 
     wanted = list(dict.fromkeys([*columns, *spec.mads]))
     tables, largest = [], 0
     for path in parts:
-        table, facts = contract.read_quality(path)
-        tables.append(table.select(wanted))
+        table, facts = contract.read_quality(path, columns=wanted)
+        tables.append(table)
         largest = max(largest, facts["max_count"])
     table = pa.concat_tables(tables).combine_chunks()
     _refuse_shared_ids(table["cell_id"], parts, [t.num_rows for t in tables])

@@ -35,8 +35,8 @@ CAPTIONS = {
     "quality": (
         "Quality of the cells.",
         "Every raw cell, stacked: kept and dropped. Lines are thresholds over the whole dataset, dashed lines are "
-        "fixed bounds; where there are several batches, ticks at the top are those of each batch, by which its cells are "
-        "judged.",
+        "fixed bounds; where there are several batches, ticks at the top are those of each batch, by which its "
+        "cells are judged.",
     ),
     "genes": (
         "Variable genes.",
