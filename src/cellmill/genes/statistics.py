@@ -105,7 +105,7 @@ def add_up(paths: Iterable[str | PathLike[str]]) -> tuple[int, pd.DataFrame]:
     n = int(total["n_train"][0])
     value = _whole(total["values"], VALUE_BITS)
     square = _whole(total["squares"], SQUARE_BITS)
-    mean = value / n
+    mean = value / max(n, 1)
     # What lies within the rounding of the grids is no variance: cells that are all alike, or only one.
     rounding = total["n_cells"] * (2.0**-SQUARE_BITS + mean * 2.0**-VALUE_BITS) + square * 2.0**-50
     deviations = square - value * mean
