@@ -99,7 +99,7 @@ def _summary(datasets: Sequence[str], results: str) -> int:
             shown += 1
     if not shown:
         what = f"of {', '.join(datasets)} " if datasets else ""
-        print(f"Nothing {what}has been made in {base}/ yet. Make it: snakemake --cores 2")
+        print(f"Nothing {what}has been made in {base}/ yet. Make it: make run")
     return 0
 
 

@@ -54,7 +54,13 @@ def hash_strings(strings: pa.Array | list[str], *, seed: int, purpose: str) -> n
 
 
 def assign_splits(keys: np.ndarray, fractions: Mapping[str, float]) -> np.ndarray:
-    """int8 split codes (n,), in the order of ``fractions``, from uniform uint64 keys (n,)."""
-    edges = np.cumsum(np.array(list(fractions.values()), np.float64))
+    """int8 split codes (n,), in the order of ``fractions``, from uniform uint64 keys (n,).
+
+    The splits share the keys out in the order of their names, so that the order in which they are written says nothing.
+    """
+    names = list(fractions)
+    by_name = sorted(names)
+    edges = np.cumsum(np.array([fractions[name] for name in by_name], np.float64))
     uniform = (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.searchsorted(edges[:-1], uniform, side="right").astype(np.int8)
+    codes = np.array([names.index(name) for name in by_name], np.int8)
+    return codes[np.searchsorted(edges[:-1], uniform, side="right")]

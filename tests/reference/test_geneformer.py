@@ -54,7 +54,9 @@ def rows(paths: dict[str, Path]) -> dict[str, list[int]]:
     return {r["cell_id"]: r["input_ids"] for t in tables for r in t.to_pylist()}
 
 
-@pytest.fixture(scope="module", params=["placenta_ensembl_220.V1", "placenta_ensembl_220.V2", "pbmc68k_recovered_700.V2"])
+@pytest.fixture(
+    scope="module", params=["placenta_ensembl_220.V1", "placenta_ensembl_220.V2", "pbmc68k_recovered_700.V2"]
+)
 def golden(request: pytest.FixtureRequest, shared_data: Path) -> tuple[Path, Tokenizer, dict[str, str], pa.Table]:
     """A real file, a tokenizer, its dictionaries, and what the published tokenizer made of it."""
     raw, version = request.param.split(".")
@@ -63,7 +65,9 @@ def golden(request: pytest.FixtureRequest, shared_data: Path) -> tuple[Path, Tok
     return shared_data / f"derived/{RAWS[raw]}.h5ad", spec, dictionaries(shared_data, corpus), expected
 
 
-def test_tokens_equal_the_published_ones(tmp_path: Path, golden: tuple[Path, Tokenizer, dict[str, str], pa.Table]) -> None:
+def test_tokens_equal_the_published_ones(
+    tmp_path: Path, golden: tuple[Path, Tokenizer, dict[str, str], pa.Table]
+) -> None:
     """Token for token in every cell, near-ties included."""
     raw, spec, files, expected = golden
     made = make(tmp_path, {"0": raw}, columns={"keep": ["n_counts"]})
@@ -94,7 +98,9 @@ def test_the_published_vocabulary_is_kept_whole(
     assert read_tokens(made.folder / "tokens.json") == read_json(
         shared_data / f"geneformer/token_dictionary_{corpus}.json"
     )
-    assert list(read_tokens(made.folder / "tokens.json").values()) == list(range(len(read_tokens(made.folder / "tokens.json"))))
+    assert list(read_tokens(made.folder / "tokens.json").values()) == list(
+        range(len(read_tokens(made.folder / "tokens.json")))
+    )
 
 
 def test_genes_that_no_vocabulary_knows_are_an_error(shared_data: Path, tmp_path: Path) -> None:
@@ -211,7 +217,9 @@ def test_the_encoder_equals_the_slow_one(case: dict[str, Any]) -> None:
 def test_the_type_of_counts_changes_no_token(dtype: str) -> None:
     """The smallest type that holds them is as good as any."""
     counts = random_counts(40, 60, seed=2)
-    vocabulary = Vocabulary({f"t{i}": i for i in range(60)}, np.arange(60, dtype=np.int32), np.linspace(0.5, 3, 60), (), ())
+    vocabulary = Vocabulary(
+        {f"t{i}": i for i in range(60)}, np.arange(60, dtype=np.int32), np.linspace(0.5, 3, 60), (), ()
+    )
     encoded = [
         RankValueEncoder(vocabulary, max_len_tokens=30).encode(counts.astype(t), counts.sum(axis=1).A1)
         for t in (dtype, "uint32")

@@ -29,7 +29,9 @@ SPEC = Pca(n_genes=400, n_components=30)
 def fit(made: Made, spec: Pca = SPEC) -> Path:
     """Both fitting steps over all parts; the model."""
     for part in made.parts:
-        measure_covariance(made.file(part, "h5ad"), genes=made.genes, spec=spec, out=made.file(part, "cov.npz"))
+        measure_covariance(
+            made.file(part, "h5ad"), genes=made.genes, n_genes=spec.n_genes, out=made.file(part, "cov.npz")
+        )
     fit_pca(made.files("cov.npz"), spec=spec, out=made.folder / "model.npz")
     return made.folder / "model.npz"
 
@@ -40,7 +42,14 @@ def embed(made: Made, spec: Embedder, model: Path | None = None) -> dict[str, np
     for part in made.parts:
         out = made.file(part, "npy")
         shown = None if model is None else str(model)
-        embed_part(made.file(part, "h5ad"), genes=made.genes, model=shown, spec=spec, out=out, manifest=out.with_suffix(".json"))
+        embed_part(
+            made.file(part, "h5ad"),
+            genes=made.genes,
+            model=shown,
+            spec=spec,
+            out=out,
+            manifest=out.with_suffix(".json"),
+        )
         with CountsPart(made.file(part, "h5ad")) as counts:
             vectors |= dict(zip(counts.obs.index, embedding.read(out), strict=True))
     return vectors
@@ -129,7 +138,9 @@ def test_hvg_is_what_scanpy_normalises(one: Made) -> None:
 
 def test_fewer_cells_than_components_give_fewer_components(tmp_path: Path) -> None:
     """One less than there are training cells."""
-    made = make(tmp_path, {"0": write_raw(tmp_path / "x.h5ad", random_counts(6, 40))}, split={"fractions": {"train": 1}})
+    made = make(
+        tmp_path, {"0": write_raw(tmp_path / "x.h5ad", random_counts(6, 40))}, split={"fractions": {"train": 1}}
+    )
     vectors = embed(made, Pca(), fit(made, Pca()))
     assert {v.shape for v in vectors.values()} == {(5,)}
     assert all(np.isfinite(v).all() for v in vectors.values())

@@ -58,7 +58,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
 def test_summary_of_nothing_is_a_sentence(here: Path, capsys: pytest.CaptureFixture[str]):
     """It says that there is nothing, and what makes something."""
     assert main(["summary"]) == 0
-    assert capsys.readouterr().out == "Nothing has been made in results/ yet. Make it: snakemake --cores 2\n"
+    assert capsys.readouterr().out == "Nothing has been made in results/ yet. Make it: make run\n"
 
 
 def test_summary_names_everything_that_was_made(here: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,7 +66,9 @@ def test_calls_are_refused_and_not_made(tmp_path: Path, name: str, protocol: int
     function, *arguments = HARMFUL[name]
     call = Runs(function, *(a.format(str(touched)) if isinstance(a, str) else a for a in arguments))
     value = {"whole": call, "key": {call: 1}, "value": {"a": call}}[place]
-    with pytest.raises(CellmillError, match=r"x\.pkl: refused: it asks for (posix|nt|builtins|__builtin__|functools|_io|io)\."):
+    with pytest.raises(
+        CellmillError, match=r"x\.pkl: refused: it asks for (posix|nt|builtins|__builtin__|functools|_io|io)\."
+    ):
         read_dictionary(dump(tmp_path, value, protocol))
     assert not touched.exists()
 
@@ -121,13 +123,19 @@ def test_what_is_no_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_published_dictionaries_equal_their_twins_in_json(shared_data: Path, name: str, corpus: str) -> None:
     """Every key and value."""
     folder = shared_data / "geneformer"
-    assert read_dictionary(folder / f"{name}_{corpus}.pkl") == json.loads((folder / f"{name}_{corpus}.json").read_text())
+    assert read_dictionary(folder / f"{name}_{corpus}.pkl") == json.loads(
+        (folder / f"{name}_{corpus}.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("corpus", ["gc30M", "gc95M"])
-@pytest.mark.parametrize(("name", "twin"), [("ensembl_mapping_dict", "ensembl_mapping"), ("gene_name_id_dict", "gene_name_id")])
+@pytest.mark.parametrize(
+    ("name", "twin"), [("ensembl_mapping_dict", "ensembl_mapping"), ("gene_name_id_dict", "gene_name_id")]
+)
 def test_published_dictionaries_equal_their_twins_in_tsv(shared_data: Path, name: str, twin: str, corpus: str) -> None:
     """Every key and value."""
     folder = shared_data / "geneformer"
     table = pd.read_csv(folder / f"{twin}_{corpus}.tsv", sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    assert read_dictionary(folder / f"{name}_{corpus}.pkl") == dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+    assert read_dictionary(folder / f"{name}_{corpus}.pkl") == dict(
+        zip(table.iloc[:, 0], table.iloc[:, 1], strict=True)
+    )

@@ -50,7 +50,11 @@ def test_ensembl_ids_are_found_in_the_usual_columns(column: str) -> None:
     """Then the index names the symbols."""
     var = pd.DataFrame({"n": 1, column: ensembl(3, ".1")}, index=["A", "B", "C"])
     found = resolve_genes(var)
-    assert (found.taken_from, found.gene_ids.tolist(), found.gene_symbols.tolist()) == (column, ensembl(3), ["A", "B", "C"])
+    assert (found.taken_from, found.gene_ids.tolist(), found.gene_symbols.tolist()) == (
+        column,
+        ensembl(3),
+        ["A", "B", "C"],
+    )
 
 
 @pytest.mark.parametrize("column", ["feature_name", "gene_symbols", "symbol"])
@@ -63,7 +67,11 @@ def test_symbols_are_found_beside_ensembl_ids(column: str) -> None:
 def test_symbols_name_the_genes_where_nothing_else_does() -> None:
     """The index as it stands."""
     found = resolve_genes(pd.DataFrame({"gene_id": ["1", "2"]}, index=["A", "B.1"]))
-    assert (found.taken_from, found.gene_ids.tolist(), found.gene_symbols.tolist()) == ("index", ["A", "B.1"], ["A", "B.1"])
+    assert (found.taken_from, found.gene_ids.tolist(), found.gene_symbols.tolist()) == (
+        "index",
+        ["A", "B.1"],
+        ["A", "B.1"],
+    )
 
 
 def test_a_column_that_is_mostly_not_ensembl_is_passed_over() -> None:
@@ -106,7 +114,9 @@ def test_columns_of_one_gene_are_added_up(tmp_path: Path) -> None:
     made = make(tmp_path, {"0": write_raw(tmp_path / "x.h5ad", counts, genes=names)})
     with CountsPart(made.file("0", "h5ad")) as part:
         found = pd.DataFrame(part.rows(0, part.n_cells).toarray(), columns=part.var.index, index=part.obs.index)
-    expected = pd.DataFrame(counts.toarray(), columns=names, index=[f"c{i}" for i in range(30)]).T.groupby(level=0).sum().T
+    expected = (
+        pd.DataFrame(counts.toarray(), columns=names, index=[f"c{i}" for i in range(30)]).T.groupby(level=0).sum().T
+    )
     assert found.columns.tolist() == ["a", "b", "c"]
     assert (found == expected.loc[found.index]).all(axis=None)
 
@@ -141,7 +151,9 @@ def test_parts_with_other_genes_stand_in_one_space(tmp_path: Path) -> None:
     counts = random_counts(20, 5)
     raws = {
         "p": write_raw(tmp_path / "p.h5ad", counts, genes=["G3", "G1", "G9", "G10", "G2"]),
-        "q": write_raw(tmp_path / "q.h5ad", counts, genes=["G1", "X", "G3", "a", "é"], cells=[f"d{i}" for i in range(20)]),
+        "q": write_raw(
+            tmp_path / "q.h5ad", counts, genes=["G1", "X", "G3", "a", "é"], cells=[f"d{i}" for i in range(20)]
+        ),
     }
     made = make(tmp_path, raws)
     p, q = (anndata.read_h5ad(made.file(n, "h5ad")) for n in "pq")
@@ -274,7 +286,7 @@ def test_a_gene_in_one_cell_of_many_varies(tmp_path: Path) -> None:
     counts[7, 1] = 1
     made = make(tmp_path, {"0": write_raw(tmp_path / "x.h5ad", counts)}, split={"fractions": {"train": 1.0}})
     found, _ = read_genes(made.genes)
-    mean, variance = slow_statistics(made)
+    _, variance = slow_statistics(made)
     assert found["variance"][1] > 0
     np.testing.assert_allclose(found["variance"], variance, rtol=1e-6, atol=1e-8)
 

@@ -99,9 +99,17 @@ def test_a_split_of_nothing_has_no_cell() -> None:
 
 
 def test_every_key_has_a_split_though_fractions_are_inexact() -> None:
-    """0.7 + 0.2 + 0.1 is not quite 1; the last split takes what is left."""
+    """0.7 + 0.2 + 0.1 is not quite 1; the last split by name takes what is left."""
     codes = assign_splits(np.array([0, MASK], np.uint64), {"train": 0.7, "val": 0.2, "test": 0.1})
-    assert codes.tolist() == [0, 2]
+    assert codes.tolist() == [2, 1]
+
+
+def test_the_order_in_which_splits_are_written_says_nothing() -> None:
+    """The same cells train, wherever 'train' stands."""
+    keys = hash_strings(IDS, seed=0, purpose="split")
+    orders = [{"train": 0.7, "val": 0.2, "test": 0.1}, {"test": 0.1, "train": 0.7, "val": 0.2}]
+    named = [np.array(list(fractions))[assign_splits(keys, fractions)] for fractions in orders]
+    assert (named[0] == named[1]).all()
 
 
 def test_a_larger_train_only_adds_to_it() -> None:

@@ -33,7 +33,9 @@ RAW = "derived/placenta_ensembl_220.h5ad"
 
 def scanpy_metrics(counts: sp.csr_matrix, members: np.ndarray) -> pd.DataFrame:
     var = pd.DataFrame(dict(zip(GENE_SETS, members, strict=True)), index=[f"g{i}" for i in range(counts.shape[1])])
-    made = anndata.AnnData(counts.astype(np.float64), obs=pd.DataFrame(index=[f"c{i}" for i in range(counts.shape[0])]), var=var)
+    made = anndata.AnnData(
+        counts.astype(np.float64), obs=pd.DataFrame(index=[f"c{i}" for i in range(counts.shape[0])]), var=var
+    )
     found, _ = scanpy.pp.calculate_qc_metrics(made, qc_vars=list(GENE_SETS), percent_top=TOP)
     return found
 
@@ -256,7 +258,9 @@ def test_a_dataset_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     """The bounds stand in the error."""
     parts = measure(tmp_path, {"0": write_raw(tmp_path / "x.h5ad", random_counts(30, 10))})
     spec = Quality(min_counts=10_000, min_genes=3, max_pct_mt=5)
-    with pytest.raises(CellmillError, match=r"none of 30 cells passes min_counts 10000, min_genes 3, max_pct_mt 5\. Lower"):
+    with pytest.raises(
+        CellmillError, match=r"none of 30 cells passes min_counts 10000, min_genes 3, max_pct_mt 5\. Lower"
+    ):
         set_thresholds(parts, spec=spec, out=tmp_path / "t.json")
 
 
@@ -266,7 +270,12 @@ def test_the_type_of_counts_holds_the_largest_of_all_parts(tmp_path: Path) -> No
     big[1] = [200, 100, 0]
     raws = {
         "p": write_raw(tmp_path / "p.h5ad", np.ones((3, 3), np.float32), genes=["a", "b", "c"]),
-        "q": write_raw(tmp_path / "q.h5ad", big, genes=["ENSG00000000001.1", "ENSG00000000001.2", "ENSG00000000003.1"], cells=list("xyz")),
+        "q": write_raw(
+            tmp_path / "q.h5ad",
+            big,
+            genes=["ENSG00000000001.1", "ENSG00000000001.2", "ENSG00000000003.1"],
+            cells=list("xyz"),
+        ),
     }
     parts = measure(tmp_path, raws)
     set_thresholds(parts, spec=SPEC, out=tmp_path / "t.json")
@@ -410,7 +419,10 @@ def test_kept_columns_keep_their_values(tmp_path: Path, column: str) -> None:
     raw = write_raw(tmp_path / "x.h5ad", np.ones((4, 3), np.float32), obs={column: OBS[column]})
     made = make(tmp_path, {"0": raw}, columns={"keep": [column]})
     expected = anndata.read_h5ad(raw).obs[column].astype(object)
-    for found in (anndata.read_h5ad(made.file("0", "h5ad")).obs[column], CountsPart(made.file("0", "h5ad")).obs[column]):
+    for found in (
+        anndata.read_h5ad(made.file("0", "h5ad")).obs[column],
+        CountsPart(made.file("0", "h5ad")).obs[column],
+    ):
         values = found.astype(object)
         assert values.isna().tolist() == expected.isna().tolist()
         assert values.dropna().tolist() == expected.dropna().tolist()

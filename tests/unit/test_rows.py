@@ -180,7 +180,7 @@ def test_files_that_are_not_aligned_are_refused(one: Rows, three: Rows, tmp_path
 def test_a_part_without_cells_changes_nothing(raw: Path, tmp_path: Path) -> None:
     """It is a part like any other."""
     whole = anndata.read_h5ad(raw)
-    whole.X[:20] = 0
+    whole.X = whole.X.toarray() * (np.arange(N) >= 20)[:, None]
     whole.write_h5ad(tmp_path / "raw.h5ad")
     parts = {"p": np.arange(20), "q": np.arange(20, N)}
     rows = prepare(tmp_path / "made", split_raw(tmp_path / "raw.h5ad", tmp_path / "raws", parts))

@@ -1,5 +1,5 @@
 # in:  results/{dataset}/processed/{part}.h5ad, results/{dataset}/genes/genes.parquet
-# out: results/{dataset}/embedded/{embedder}/model/{part}.npz   products over the training cells   contract: covariance
+# out: results/{dataset}/embedded/{embedder}/model/part_{part}.npz  products over the training cells   contract: covariance
 #      results/{dataset}/embedded/{embedder}/model/pca.npz      components                         contract: pca
 #      results/{dataset}/embedded/{embedder}/{part}.npy         float32, row-aligned, and .json    contract: embedding
 
@@ -21,7 +21,7 @@ rule measure_covariance:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        n_genes=lambda wildcards: embedder_spec(wildcards).n_genes,
         contract=str(versions.COVARIANCE),
     script:
         "../scripts/measure_covariance.py"

@@ -1,13 +1,12 @@
 """Products over the training cells of a part, for the PCA."""
 
 from cellmill import script
-from cellmill.embedders import Pca
 from cellmill.embedders.pca import measure_covariance
 
 with script.job(snakemake) as job:
     measure_covariance(
         job.input.processed,
         genes=job.input.genes,
-        spec=Pca(**job.params.embedder),
+        n_genes=job.params.n_genes,
         out=job.output.products,
     )

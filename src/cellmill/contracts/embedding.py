@@ -43,7 +43,10 @@ def read(path: str | PathLike[str]) -> np.ndarray:
     """The vectors (cells, dimensions), memory-mapped read-only."""
     said = read_json(Path(path).with_suffix(".json"))
     EMBEDDING.verify(path, said.get("contract"))
-    vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CellmillError(path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
     if vectors.shape != (said["cells"], said["dimensions"]):
         raise CellmillError(path, f"shape {vectors.shape}, its manifest says otherwise.", "Delete both and run again.")
     return vectors

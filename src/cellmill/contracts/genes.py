@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +69,12 @@ def write_arrays(path: str | PathLike[str], arrays: dict[str, np.ndarray], contr
 def read_arrays(path: str | PathLike[str], contract: Any) -> dict[str, np.ndarray]:
     """The arrays of an npz of this contract."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise CellmillError(path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
-    contract.verify(path, json.loads(arrays.pop("cellmill").tobytes())["contract"])
+    said = arrays.pop("cellmill", np.frombuffer(b"{}", np.uint8))
+    contract.verify(path, json.loads(said.tobytes()).get("contract"))
     return arrays
 
 

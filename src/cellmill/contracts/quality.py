@@ -37,9 +37,7 @@ def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], 
     parquet.write_batches(path, QUALITY_SCHEMA, batches, QUALITY, facts)
 
 
-def read_quality(
-    path: str | PathLike[str], columns: list[str] | None = None
-) -> tuple[pa.Table, dict[str, Any]]:
+def read_quality(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """The table, or some of its columns, and its facts."""
     return parquet.read(path, QUALITY, columns)
 
@@ -60,8 +58,6 @@ def write_cells(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any
     parquet.write(path, table, CELLS, facts)
 
 
-def read_cells(
-    path: str | PathLike[str], columns: list[str] | None = None
-) -> tuple[pa.Table, dict[str, Any]]:
+def read_cells(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """The table, or some of its columns, and its facts."""
     return parquet.read(path, CELLS, columns)

@@ -18,8 +18,9 @@ from cellmill.files import read_json, replacing
 class Vocabulary:
     """A vocabulary laid over a gene space.
 
-    ``tokens``: every token and its id. ``token_ids`` (genes,) int32: the token of each column of the counts, -1 for none;
-    columns with the same token are added up. ``medians`` (genes,) float64. ``prefix`` and ``suffix``: ids around every cell.
+    ``tokens``: every token and its id.
+    ``token_ids`` (genes,) int32: the token of each column of the counts, -1 for none; columns with one token are added up.
+    ``medians`` (genes,) float64. ``prefix`` and ``suffix``: ids around every cell.
     """
 
     tokens: dict[str, int]
@@ -33,9 +34,7 @@ def write(
     path: str | PathLike[str], genes_path: str | PathLike[str], vocabulary: Vocabulary, gene_ids: np.ndarray
 ) -> None:
     """Write the flat ``{token: id}`` JSON that others read, and what ``tokenize_part`` needs."""
-    with replacing(path) as aside:
-        by_id = dict(sorted(vocabulary.tokens.items(), key=lambda item: item[1]))
-        aside.write_text(json.dumps(by_id, indent=0, ensure_ascii=False) + "\n")
+    write_tokens(path, vocabulary.tokens)
     table = pa.table(
         {
             "gene_id": pa.array(gene_ids, pa.string()),
@@ -61,6 +60,13 @@ def read(path: str | PathLike[str], genes_path: str | PathLike[str]) -> Vocabula
         tuple(facts["prefix"]),
         tuple(facts["suffix"]),
     )
+
+
+def write_tokens(path: str | PathLike[str], tokens: dict[str, int]) -> None:
+    """The flat ``{token: id}`` JSON, in the order of the ids."""
+    with replacing(path) as aside:
+        by_id = dict(sorted(tokens.items(), key=lambda item: item[1]))
+        aside.write_text(json.dumps(by_id, indent=0, ensure_ascii=False) + "\n")
 
 
 def read_tokens(path: str | PathLike[str]) -> dict[str, int]:

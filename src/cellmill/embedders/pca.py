@@ -59,7 +59,7 @@ class Pca(Spec):
 
 
 def measure_covariance(
-    processed: str | PathLike[str], *, genes: str | PathLike[str], spec: Pca, out: str | PathLike[str]
+    processed: str | PathLike[str], *, genes: str | PathLike[str], n_genes: int, out: str | PathLike[str]
 ) -> None:
     """Sums and products of the training cells of one part over the variable genes, as whole numbers."""
     import numpy as np
@@ -71,7 +71,7 @@ def measure_covariance(
     from cellmill.progress import progress
 
     table, _ = read_genes(genes)
-    columns = variable_columns(table, spec.n_genes)
+    columns = variable_columns(table, n_genes)
     p = len(columns)
     slots = slots_of(columns, len(table))
     sums = np.zeros(p, np.int64)

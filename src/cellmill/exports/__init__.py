@@ -23,7 +23,7 @@ class Exports(Spec):
     hf: dict[Name, Hf] = {}
     """Hugging Face datasets: `datasets.load_dataset("results/<dataset>/hf/<name>")`."""
     mds: dict[Name, MdsTokens] = {}
-    """MosaicML MDS shards: `streaming.StreamingDataset(remote="results/<dataset>/mds/<name>/train", local="<cache>")`."""
+    """MosaicML MDS shards: `StreamingDataset(remote="results/<dataset>/mds/<name>/train", local="<cache>")`."""
     hdf5: dict[Name, Hdf5Counts] = {}
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
     scdl: dict[Name, ScdlCounts] = {}

@@ -94,6 +94,7 @@ def _write_single(
     """Write ``<split>/NNNNN.parquet`` and the vocabulary."""
     import pyarrow as pa
 
+    from cellmill.contracts.vocabulary import write_tokens
     from cellmill.exports.rows import in_groups
 
     columns = [f.name for f in header.obs]
@@ -105,7 +106,8 @@ def _write_single(
         shown |= {f"embedding_{e}": table[f"embedding:{e}"] for e in spec.embeddings}
         files.add(split, number, pa.table(shown | {c: table[c] for c in columns}))
     files.close()
-    _write_vocabulary(out, vocabulary)
+    if vocabulary is not None:
+        write_tokens(out / "vocabulary.json", vocabulary)
     said = {"columns": files.columns, "files": files.cells}
     return said if vocabulary is None else said | {"vocabulary": len(vocabulary)}
 
@@ -162,10 +164,3 @@ class _ParquetFiles:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _write_vocabulary(out: Path, vocabulary: dict[str, int] | None) -> None:
-    from cellmill.files import write_json
-
-    if vocabulary is not None:
-        write_json(out / "vocabulary.json", vocabulary)

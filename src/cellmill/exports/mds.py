@@ -76,6 +76,8 @@ def write(
     Shards are cut where ``streaming.MDSWriter`` cuts them, and equal its own before compression.
     Memory: one batch, and twice one shard.
     """
+    from cellmill.contracts.vocabulary import write_tokens
+
     kinds = obs_columns(header, spec.columns, reserved=("cell_id", "input_ids"), export="mds")
     encodings = {"cell_id": "str", "input_ids": "ndarray:int32"} | {c: ENCODINGS[kind] for c, kind in kinds.items()}
     encodings = dict(sorted(encodings.items()))
@@ -92,8 +94,7 @@ def write(
         files = [{**file, "file": f"{split}/{file['file']}"} for file in shards.close()]
         splits[split] = {"cells": header.cells[split], "tokens": tokens, "files": files}
     if vocabulary is not None:
-        by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
-        (out / "vocabulary.json").write_text(json.dumps(by_id, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_tokens(out / "vocabulary.json", vocabulary)
     return {
         "tokenizer": spec.tokenizer,
         "columns": encodings,

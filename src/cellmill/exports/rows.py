@@ -207,7 +207,7 @@ class _Spill:
 def in_groups(
     rows: Iterable[tuple[str, pa.RecordBatch]], *, group_rows: int, file_rows: int
 ) -> Iterator[tuple[str, int, pa.Table]]:
-    """``(split, file number, table)``: tables of ``group_rows`` rows, cut at every ``file_rows`` and where a split ends.
+    """``(split, file number, table)`` of ``group_rows`` rows, cut at every ``file_rows`` and where a split ends.
 
     The cuts depend on the rows alone, not on the batches they came in.
     """

@@ -11,6 +11,7 @@ import pandas as pd
 from cellmill.errors import CellmillError, nearest
 
 ENSEMBL = re.compile(r"^ENS[A-Z]{0,5}G\d{11}(\.\d+)?(_PAR_Y)?$")
+ENSEMBL_VERSION = re.compile(r"\.\d+")
 ID_COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id")
 SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol")
 MOSTLY = 0.9
@@ -134,6 +135,11 @@ def _names(values: pd.Index | pd.Series) -> np.ndarray:
     return np.array([None if pd.isna(v) or v == "" else str(v) for v in array], object)
 
 
+def _without_version(name: str) -> str:
+    """``ENSG00000228572.7_PAR_Y`` is ``ENSG00000228572_PAR_Y``: the copy on Y is a gene of its own."""
+    return ENSEMBL_VERSION.sub("", name) if ENSEMBL.match(name) else name
+
+
 def _ensembl_share(names: np.ndarray) -> float:
     return float(np.mean([n is not None and ENSEMBL.match(n) is not None for n in names])) if len(names) else 0.0
 
@@ -163,7 +169,7 @@ def resolve_genes(var: pd.DataFrame, *, ids: str = "auto", where: object = "var"
             "Name a complete var column in genes.ids, or 'index'.",
         )
     is_ensembl = _ensembl_share(names) >= MOSTLY
-    gene_ids = np.array([n.split(".")[0] if ENSEMBL.match(n) else n for n in names], object)
+    gene_ids = np.array([_without_version(n) for n in names], object)
     symbol_column = next((c for c in SYMBOL_COLUMNS if c in columns and c != ids), None)
     if symbol_column is not None:
         symbols = _names(columns[symbol_column])

@@ -94,7 +94,7 @@ def _splits(file: CountsFile, ids: pa.ChunkedArray, rules: CellRules) -> np.ndar
     if rules.split.by == "cell":
         strings = ids.combine_chunks()
     else:
-        strings = pa.array(obs_strings(file.obs, rules.split.by, file.path), pa.large_string())
+        strings = pa.array(obs_strings(file.obs, rules.split.by, file.path, missing="\0missing"), pa.large_string())
     keys = hash_strings(strings, seed=rules.split.seed, purpose="split")
     return names[assign_splits(keys, rules.split.fractions)]
 

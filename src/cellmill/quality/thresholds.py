@@ -127,7 +127,8 @@ def cell_outcomes(table: pa.Table, *, spec: Quality, thresholds: dict[str, Any])
     batches = table["batch"].to_numpy(zero_copy_only=False)
     for name in pc.unique(table["batch"]).to_pylist():
         mine = batches == name
-        for metric, bound in thresholds["batches"][name]["bounds"].items():
+        bounds = thresholds["batches"][name]["bounds"]
+        for metric, bound in ((metric, bounds[metric]) for metric in spec.mads):
             if not bound["applied"]:
                 continue
             values = table[metric].to_numpy()

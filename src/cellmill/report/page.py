@@ -19,6 +19,7 @@ from cellmill import __version__
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
+from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
 from cellmill.exports.export import account
 from cellmill.files import format_bytes, read_json, replacing
@@ -99,6 +100,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "tokenizers": _tokenizers(exports, config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
         "captions": CAPTIONS,
+        "contract": str(REPORT),
         "config": json.dumps(config, indent=2, ensure_ascii=False),
     }
     environment = Environment(

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from cellmill.contracts.versions import RAW
 from cellmill.errors import CellmillError
 from cellmill.files import replacing, scratch, sha256_of, write_json
 from cellmill.sources import Source
@@ -50,7 +51,7 @@ def retrieve_part(source: Source, part: str, out: Path, provenance: Path, *, led
         facts = _from_address(source, part, out, ledger, mirror)
     else:
         facts = _from_path(source, part, out)
-    write_json(provenance, {"kind": source.kind, "part": part} | facts)
+    write_json(provenance, {"contract": str(RAW), "kind": source.kind, "part": part} | facts)
 
 
 def _from_package(source: Bundled, out: Path) -> dict[str, Any]:

@@ -1,0 +1,376 @@
+"""Every file of cellmill: read back as it was written, refused where it is something else."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.sparse as sp
+
+from cellmill.contracts import embedding, genes, manifest, quality, tokens, versions, vocabulary
+from cellmill.contracts.counts import CountsPart
+from cellmill.contracts.versions import Contract
+from cellmill.errors import CellmillError
+from cellmill.genes.identifiers import PartGenes
+from cellmill.matrix.writer import H5adWriter
+from cellmill.quality.names import METRICS
+
+GENE_TABLE = pa.table({"gene_id": ["a", "b"], "gene_symbol": pa.array(["A", None], pa.string())})
+ARRAYS = {"sums": np.arange(6).reshape(2, 3), "n": np.array([7])}
+VOCABULARY = vocabulary.Vocabulary(
+    {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
+)
+
+
+def quality_rows() -> pa.RecordBatch:
+    columns = {"cell_id": ["x", "y"], "batch": ["p", "q"]} | {m: [1, 2] for m in METRICS}
+    return pa.RecordBatch.from_pydict(columns, schema=quality.QUALITY_SCHEMA)
+
+
+def cells() -> pa.Table:
+    columns = {"cell_id": ["x", "y"], "batch": ["p", "q"], "outcome": ["kept", "min_counts"], "split": ["train", None]}
+    return pa.table(columns, schema=quality.CELLS_SCHEMA)
+
+
+def token_rows() -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"cell_id": ["x", "y"], "input_ids": [[3, 1], []]}, schema=tokens.SCHEMA)
+
+
+def write_counts(path: Path) -> None:
+    writer = H5adWriter(path, n_genes=2, dtype=np.dtype(np.uint8))
+    writer.append(sp.csr_matrix(np.array([[1, 0], [2, 3]], np.uint32)))
+    obs = pd.DataFrame({"split": pd.Categorical(["train", "test"])}, index=pd.Index(["x", "y"], name="cell_id"))
+    var = pd.DataFrame({"gene_symbol": ["A", ""]}, index=pd.Index(["a", "b"], name="gene_id"))
+    writer.close(obs=obs, var=var, uns={"cellmill": json.dumps({"contract": str(versions.COUNTS), "cells": 2})})
+
+
+def read_counts(path: Path) -> Any:
+    with CountsPart(path) as part:
+        return part.facts["cells"], part.rows(0, 2).toarray().tolist(), part.obs.index.tolist(), part.var.index.tolist()
+
+
+def read_tokens(path: Path) -> Any:
+    with tokens.TokensPart(path) as part:
+        return part.n_cells, part.facts["tokenizer"], part.block(0).to_pylist()
+
+
+def plain(vocabulary_: vocabulary.Vocabulary) -> Any:
+    ids, medians = vocabulary_.token_ids, vocabulary_.medians
+    return vocabulary_.tokens, ids.tolist(), medians[:1].tolist(), vocabulary_.prefix, vocabulary_.suffix
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a contract is written and read, and what is read then."""
+
+    contract: Contract
+    name: str
+    write: Callable[[Path], None]
+    read: Callable[[Path], Any]
+    expected: Any
+
+
+def arrays(contract: Contract) -> Case:
+    return Case(
+        contract,
+        "x.npz",
+        lambda path: genes.write_arrays(path, ARRAYS, str(contract)),
+        lambda path: {k: v.tolist() for k, v in genes.read_arrays(path, contract).items()},
+        {k: v.tolist() for k, v in ARRAYS.items()},
+    )
+
+
+CASES = [
+    Case(
+        versions.QUALITY,
+        "x.parquet",
+        lambda path: quality.write_quality(path, [quality_rows()], {"counts": "X"}),
+        lambda path: (quality.read_quality(path)[0].to_pylist(), quality.read_quality(path)[1]["counts"]),
+        (quality_rows().to_pylist(), "X"),
+    ),
+    Case(
+        versions.PART_GENES,
+        "x.parquet",
+        lambda path: genes.write_part_genes(path, PartGenes(np.array(["b", "a"]), np.array(["B", None]), "index")),
+        lambda path: [genes.read_part_genes(path).gene_ids.tolist(), genes.read_part_genes(path).gene_symbols.tolist()],
+        [["b", "a"], ["B", None]],
+    ),
+    Case(
+        versions.THRESHOLDS,
+        "x.json",
+        lambda path: quality.write_thresholds(path, {"cells": 3}),
+        lambda path: quality.read_thresholds(path)["cells"],
+        3,
+    ),
+    Case(
+        versions.GENE_SPACE,
+        "x.parquet",
+        lambda path: genes.write_space(path, GENE_TABLE, {"genes": 2}),
+        lambda path: genes.read_space(path).to_dict("list"),
+        {"gene_id": ["a", "b"], "gene_symbol": ["A", None]},
+    ),
+    Case(versions.COUNTS, "x.h5ad", write_counts, read_counts, (2, [[1, 0], [2, 3]], ["x", "y"], ["a", "b"])),
+    Case(
+        versions.CELLS,
+        "x.parquet",
+        lambda path: quality.write_cells(path, cells(), {"part": "0"}),
+        lambda path: quality.read_cells(path)[0].to_pylist(),
+        cells().to_pylist(),
+    ),
+    arrays(versions.GENE_SUMS),
+    Case(
+        versions.GENES,
+        "x.parquet",
+        lambda path: genes.write_genes(path, GENE_TABLE, {"train_cells": 5}),
+        lambda path: (genes.read_genes(path)[0]["gene_id"].tolist(), genes.read_genes(path)[1]["train_cells"]),
+        (["a", "b"], 5),
+    ),
+    Case(
+        versions.VOCABULARY,
+        "x.parquet",
+        lambda path: vocabulary.write(path.with_suffix(".json"), path, VOCABULARY, np.array(["a", "b"])),
+        lambda path: plain(vocabulary.read(path.with_suffix(".json"), path)),
+        plain(VOCABULARY),
+    ),
+    Case(
+        versions.TOKENS,
+        "x.parquet",
+        lambda path: tokens.write(path, [token_rows()], {"tokenizer": "rank"}),
+        read_tokens,
+        (2, "rank", token_rows().to_pylist()),
+    ),
+    arrays(versions.COVARIANCE),
+    arrays(versions.PCA),
+    Case(
+        versions.EMBEDDING,
+        "x.npy",
+        lambda path: embedding.write(path, path.with_suffix(".json"), [np.eye(2, 3)], shape=(2, 3), facts={}),
+        lambda path: embedding.read(path).tolist(),
+        np.eye(2, 3).tolist(),
+    ),
+    *(
+        Case(
+            contract,
+            format_,
+            lambda path, f=format_, c=contract: (
+                path.mkdir(),
+                manifest.write(path, {"contract": str(c), "export": f"{f}/x"}),
+            )[0],
+            lambda path: manifest.read(path)["export"],
+            f"{format_}/x",
+        )
+        for format_, contract in manifest.CONTRACTS.items()
+    ),
+]
+EVERY = pytest.mark.parametrize("case", CASES, ids=lambda c: c.contract.name)
+
+
+def restate(path: Path, contract: str | None) -> None:
+    """Make the file say that it is of another contract, or of none."""
+    if path.is_dir() or path.suffix in (".json", ".npy"):
+        file = path / manifest.NAME if path.is_dir() else path.with_suffix(".json")
+        said = {k: v for k, v in json.loads(file.read_text()).items() if k != "contract"}
+        file.write_text(json.dumps(said | ({"contract": contract} if contract else {})))
+    elif path.suffix == ".h5ad":
+        with h5py.File(path, "r+") as file:
+            del file["uns/cellmill"]
+            if contract:
+                file["uns/cellmill"] = json.dumps({"contract": contract})
+    elif path.suffix == ".npz":
+        with np.load(path) as file:
+            values = {k: file[k] for k in file.files if k != "cellmill"}
+        if contract:
+            values["cellmill"] = np.frombuffer(json.dumps({"contract": contract}).encode(), np.uint8)
+        np.savez(path, **values)
+    else:
+        table = pq.read_table(path)
+        facts = json.loads(pq.read_metadata(path).metadata[b"cellmill"]) | {"contract": contract}
+        said = {b"cellmill": json.dumps(facts).encode()} if contract else {}
+        pq.write_table(table.replace_schema_metadata(said), path)
+
+
+@EVERY
+def test_what_was_written_is_read(tmp_path: Path, case: Case) -> None:
+    """Of every contract."""
+    case.write(tmp_path / case.name)
+    assert case.read(tmp_path / case.name) == case.expected
+
+
+@EVERY
+def test_the_same_values_give_the_same_bytes(tmp_path: Path, case: Case) -> None:
+    """No time stamps, no names of machines."""
+    written = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        case.write(tmp_path / folder / case.name)
+        files = sorted(p for p in (tmp_path / folder).rglob("*") if p.is_file())
+        written.append([(p.name, p.read_bytes()) for p in files])
+    assert written[0] == written[1]
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ("other 1", r"found other 1, expected '{name} {version}'\. Delete it and run snakemake again"),
+        (
+            "{name} 99",
+            r"found '{name} 99', this cellmill reads '{name} {version}'\. It was written by a newer cellmill: update",
+        ),
+        (
+            "{name} 0",
+            r"found '{name} 0', this cellmill reads '{name} {version}'\. Run snakemake again: it is made anew",
+        ),
+        (None, r"found (no contract|None), expected '{name} {version}'"),
+    ],
+    ids=["another contract", "newer", "older", "none"],
+)
+def test_what_is_of_another_contract_is_refused(tmp_path: Path, case: Case, found: str | None, said: str) -> None:
+    """Found against expected, and what to do."""
+    path, facts = tmp_path / case.name, {"name": case.contract.name, "version": case.contract.version}
+    case.write(path)
+    restate(path, found and found.format(**facts))
+    with pytest.raises(CellmillError, match=said.format(**facts)):
+        case.read(path)
+
+
+@EVERY
+@pytest.mark.parametrize("content", [b"", b"{}", b"something else"])
+def test_what_is_something_else_is_refused(tmp_path: Path, case: Case, content: bytes) -> None:
+    """By an error of ours that names the file."""
+    path = tmp_path / case.name
+    case.write(path)
+    broken = path / manifest.NAME if path.is_dir() else path
+    broken.write_bytes(content)
+    with pytest.raises(CellmillError, match=path.name):
+        case.read(path)
+
+
+@EVERY
+def test_what_is_truncated_is_refused(tmp_path: Path, case: Case) -> None:
+    """By an error of ours that names the file."""
+    path = tmp_path / case.name
+    case.write(path)
+    broken = path / manifest.NAME if path.is_dir() else path
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(CellmillError, match=path.name):
+        case.read(path)
+
+
+@EVERY
+def test_what_is_not_there_is_refused(tmp_path: Path, case: Case) -> None:
+    """By an error of ours that names the file."""
+    with pytest.raises(CellmillError, match=Path(case.name).stem):
+        case.read(tmp_path / case.name)
+
+
+def test_every_contract_has_a_name_of_its_own() -> None:
+    """And is tested here, but for those whose files others write."""
+    known = [c for c in vars(versions).values() if isinstance(c, Contract)]
+    assert len({c.name for c in known}) == len(known)
+    assert {c.name for c in known} - {c.contract.name for c in CASES} == {"raw", "report"}
+
+
+def test_arrays_hold_no_pickles(tmp_path: Path) -> None:
+    """Neither are they read."""
+    with pytest.raises(ValueError):
+        genes.write_arrays(tmp_path / "x.npz", {"a": np.array([{}], object)}, str(versions.PCA))
+    np.savez(tmp_path / "y.npz", cellmill=np.frombuffer(b'{"contract": "pca 1"}', np.uint8), a=np.array([{}], object))
+    with pytest.raises(CellmillError, match=r"y\.npz: not readable"):
+        genes.read_arrays(tmp_path / "y.npz", versions.PCA)
+
+
+def test_a_damaged_array_is_refused(tmp_path: Path) -> None:
+    """The checksum of its entry does not fit."""
+    genes.write_arrays(tmp_path / "x.npz", {"a": np.random.default_rng(0).random(1000)}, str(versions.PCA))
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        at = archive.getinfo("a.npy").header_offset + 300
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[at : at + 8] = bytes(8)
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(CellmillError, match=r"x\.npz: not readable"):
+        genes.read_arrays(tmp_path / "x.npz", versions.PCA)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
+    """With the row."""
+    blocks = [np.zeros((3, 2)), np.array([[0, 0], [0, value]])]
+    with pytest.raises(CellmillError, match="the vector of row 4 is not finite"):
+        embedding.write(tmp_path / "x.npy", tmp_path / "x.json", blocks, shape=(5, 2), facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_vectors_are_not_written(tmp_path: Path) -> None:
+    """With both numbers."""
+    with pytest.raises(CellmillError, match="3 vectors for 5 cells"):
+        embedding.write(tmp_path / "x.npy", tmp_path / "x.json", [np.zeros((3, 2))], shape=(5, 2), facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_are_what_numpy_reads(tmp_path: Path) -> None:
+    """float32, little-endian, in C order."""
+    embedding.write(tmp_path / "x.npy", tmp_path / "x.json", [np.eye(2, 3)], shape=(2, 3), facts={})
+    assert np.load(tmp_path / "x.npy").dtype == np.dtype("<f4")
+
+
+# Manifests
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A finished export with files in folders."""
+    folder = tmp_path / "cells"
+    for name in ("README.md", "train/0.bin", "test/0.bin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    manifest.write(folder, {"contract": str(versions.HF), "export": "hf/cells"})
+    return folder
+
+
+def test_a_whole_export_is_verified(exported: Path) -> None:
+    """Given its folder or its manifest; every file stands there with its size."""
+    for path in (exported, exported / manifest.NAME):
+        said = manifest.verify(path)
+        assert {k: v["bytes"] for k, v in said["files"].items()} == {
+            "README.md": 9,
+            "test/0.bin": 10,
+            "train/0.bin": 11,
+        }
+    assert said["written_by"]["cellmill"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / "train/0.bin").unlink(), r"train/0\.bin is missing"),
+        (lambda f: (f / "train/0.bin").write_text("train/1.bin"), r"train/0\.bin: sha256 \w{12}…, expected \w{12}…"),
+        (lambda f: (f / "train/0.bin").write_text(""), r"train/0\.bin: sha256"),
+        (lambda f: (f / "train/1.bin").write_text("x"), r"train/1\.bin is not in the manifest"),
+        (lambda f: (f / manifest.NAME).unlink(), r"there is no manifest\.json"),
+    ],
+    ids=["missing", "changed", "emptied", "surplus", "no manifest"],
+)
+def test_a_changed_export_is_not_verified(exported: Path, change: Callable[[Path], object], said: str) -> None:
+    """What is wrong, and what to do."""
+    change(exported)
+    with pytest.raises(CellmillError, match=rf"{said}.* run snakemake"):
+        manifest.verify(exported)
+
+
+def test_an_export_of_an_unknown_format_is_refused(exported: Path) -> None:
+    """With the known ones."""
+    path = exported / manifest.NAME
+    path.write_text(path.read_text().replace("hf/cells", "csv/cells"))
+    with pytest.raises(CellmillError, match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, scdl"):
+        manifest.read(exported)
