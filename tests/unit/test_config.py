@@ -410,7 +410,8 @@ def test_the_config_is_read_without_heavy_libraries() -> None:
     """It is read on every dry run."""
     code = (
         "import sys, cellmill.config; "
-        "print([m for m in ('torch', 'scanpy', 'anndata', 'numba', 'pandas', 'sklearn', 'pyarrow') if m in sys.modules])"
+        "heavy = ('torch', 'scanpy', 'anndata', 'numba', 'pandas', 'sklearn', 'pyarrow'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -40,6 +40,12 @@ def test_versions_come_off() -> None:
     assert found.gene_symbols.tolist() == [None] * 20
 
 
+def test_the_copy_on_y_is_a_gene_of_its_own() -> None:
+    """As in Ensembl's pseudoautosomal regions."""
+    found = resolve_genes(pd.DataFrame(index=["ENSG00000228572.7", "ENSG00000228572.7_PAR_Y"]))
+    assert found.gene_ids.tolist() == ["ENSG00000228572", "ENSG00000228572_PAR_Y"]
+
+
 def test_mouse_versions_come_off() -> None:
     """Ensembl ids have the species in them."""
     assert resolve_genes(pd.DataFrame(index=["ENSMUSG00000000001.4"])).gene_ids.tolist() == ["ENSMUSG00000000001"]
@@ -96,7 +102,7 @@ def test_a_missing_column_is_named_with_the_nearest() -> None:
 def test_genes_without_a_name_are_refused(missing: Any) -> None:
     """With how many, and the row of the first."""
     var = pd.DataFrame({"mine": ["x", missing, missing]}, index=["A", "B", "C"])
-    with pytest.raises(CellmillError, match="2 genes have no name in 'mine' .*row 1, 'B'"):
+    with pytest.raises(CellmillError, match=r"2 genes have no name in 'mine' .*row 1, 'B'"):
         resolve_genes(var, ids="mine")
 
 

@@ -161,7 +161,7 @@ def test_cell_ids_that_stand_there_twice_are_named(tmp_path: Path) -> None:
 def test_a_missing_batch_column_is_named_with_the_nearest(tmp_path: Path) -> None:
     """As what is there stands in the error."""
     raw = write_raw(tmp_path / "x.h5ad", random_counts(4, 10), obs={"donor_id": list("abcd")})
-    with pytest.raises(CellmillError, match="no obs column 'donor'.*Did you mean 'donor_id'"):
+    with pytest.raises(CellmillError, match=r"no obs column 'donor'.*Did you mean 'donor_id'"):
         measure(tmp_path, {"0": raw}, batch="donor")
 
 

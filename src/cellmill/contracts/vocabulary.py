@@ -19,7 +19,7 @@ class Vocabulary:
     """A vocabulary laid over a gene space.
 
     ``tokens``: every token and its id.
-    ``token_ids`` (genes,) int32: the token of each column of the counts, -1 for none; columns with one token are added up.
+    ``token_ids`` (genes,) int32: the token of each column of the counts, -1 for none; those of one token add up.
     ``medians`` (genes,) float64. ``prefix`` and ``suffix``: ids around every cell.
     """
 

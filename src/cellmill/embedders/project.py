@@ -36,7 +36,7 @@ def _project(
 
 
 def project(counts: sp.csr_matrix, slots: np.ndarray, components: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """float32 (n, k): log1p of counts per 10,000 on ``components`` (genes, k), less ``offset`` (k,), the mean on them."""
+    """float32 (n, k): log1p of counts per 10,000 on ``components`` (genes, k), less ``offset`` (k,): the mean."""
     out = np.empty((counts.shape[0], len(offset)), np.float32)
     _project(counts.data, counts.indices, counts.indptr, slots, components, offset, out)
     return out
