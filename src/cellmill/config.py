@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cellmill.embedders import Embedder
 from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
+from cellmill.genes.files import gene_file_problems
 from cellmill.sources import Source
-from cellmill.spec import Column, Fraction, Name, Organism, PositiveInt, Spec
+from cellmill.spec import Column, FilterValue, Fraction, Name, Organism, PositiveInt, Spec
 from cellmill.tokenizers import Tokenizer
 
 CONFIG_FILE = "config/config.yaml"
@@ -34,16 +35,91 @@ class Columns(Spec):
     """More obs columns to carry into every export. Batch, label and the column of the split stay in any case."""
 
 
-class Genes(Spec):
-    """How genes are named."""
+class GeneNames(Spec):
+    """How genes are named, and which columns of a file are genes at all."""
 
     ids: str = "auto"
     """`auto`: Ensembl ids from the var index or a column, else the names as they are; or `index`; or a var column."""
+    table: str = "none"
+    """Gene table that names are mapped to Ensembl ids by. `none`: names stay as found, and nothing is downloaded;
+    `auto`: the table of the dataset's organism in `resources/ledger.tsv`; or a name there; or a path to a csv or tsv."""
+    ambiguous: Literal["drop", "keep"] = "drop"
+    """A name that means several genes of the table: `drop`, or `keep` under the name as found."""
+    unmapped: Literal["drop", "keep"] = "drop"
+    """A name that the table does not have: `drop`, or `keep` under the name as found."""
+    duplicates: Literal["sum", "drop"] = "sum"
+    """Columns of a file that name one gene: `sum` adds them up, `drop` takes the first and drops the others."""
+    leave_out: list[Literal["other_feature_types", "spike_ins", "other_genomes"]] = [
+        "other_feature_types",
+        "spike_ins",
+        "other_genomes",
+    ]
+    """What is no gene of this dataset: features other than gene expression (antibodies, guides, peaks); ERCC; genes
+    of another genome than `organism`'s, by a prefix (`mm10_`), a column `genome` or the Ensembl id. `[]`: all stay."""
+
+
+class Genes(GeneNames):
+    """How genes are named, which columns of a file are genes at all, and which genes the dataset has."""
+
+    space: str = "union"
+    """Genes of the dataset. `union`: of any part; `intersection`: of every part; or a list of genes, a name in
+    `resources/ledger.tsv` or a path: one gene per line, or the first column of a csv or tsv; exactly those."""
+
+
+class GeneRules(GeneNames):
+    """What decides what a column of a file is: all of the gene names that `measure_quality` depends on."""
+
+    organism: Organism
+
+
+class Filter(Spec):
+    """Cells by an obs column: exactly one of `equals`, `in` and `not_in`. A cell without a value there never passes."""
+
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
+    column: Column
+    """The obs column."""
+    equals: FilterValue | None = None
+    """The value that a cell must have, as in `{column: is_primary_data, equals: true}`."""
+    in_: list[FilterValue] | None = Field(default=None, alias="in", min_length=1)
+    """The values of which a cell must have one; each must be the value of at least one cell of the dataset."""
+    not_in: list[FilterValue] | None = Field(default=None, min_length=1)
+    """The values of which a cell must have none."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Filter:
+        if sum(rule is not None for rule in (self.equals, self.in_, self.not_in)) != 1:
+            raise ValueError("a filter needs exactly one of 'equals', 'in' and 'not_in'")
+        return self
+
+    @property
+    def wanted(self) -> list[bool | int | float | str]:
+        """Values that let a cell pass; none for `not_in`."""
+        return [self.equals] if self.equals is not None else list(self.in_ or [])
 
 
 class Quality(Spec):
-    """Which cells are kept. Every bound is optional; what is dropped is counted by its first reason."""
+    """Which cells are kept. Every rule is optional; what is dropped is counted by its first reason.
 
+    The order of the reasons: filters, hard bounds, deviations from the median; in each, as they stand in this table.
+    """
+
+    filters: list[Filter] = []
+    """Cells by obs columns, before anything is computed: `[{column: pass_filter, in: [full]}]`. See `filters:`."""
+    min_counts: int = Field(default=1, ge=0)
+    """Fewest counts. 0: no bound."""
+    max_counts: int | None = Field(default=None, ge=0)
+    """Most counts. `null`: no bound."""
+    min_genes: int = Field(default=1, ge=0)
+    """Fewest genes with a count. 0: no bound."""
+    max_genes: int | None = Field(default=None, ge=0)
+    """Most genes with a count. `null`: no bound."""
+    max_pct_mt: float | None = Field(default=None, ge=0, le=100)
+    """Largest percentage of mitochondrial counts. `null`: no bound."""
+    max_pct_ribo: float | None = Field(default=None, ge=0, le=100)
+    """Largest percentage of ribosomal counts. `null`: no bound."""
+    max_pct_hb: float | None = Field(default=None, ge=0, le=100)
+    """Largest percentage of haemoglobin counts. `null`: no bound."""
     mads: dict[str, float | None] = {
         "log1p_total_counts": 5,
         "log1p_n_genes_by_counts": 5,
@@ -51,12 +127,6 @@ class Quality(Spec):
         "pct_counts_mt": 5,
     }
     """Metric: most median absolute deviations from the median of the batch. Your map replaces this one."""
-    min_genes: int = Field(default=1, ge=0)
-    """Fewest genes with a count."""
-    min_counts: int = Field(default=1, ge=0)
-    """Fewest counts."""
-    max_pct_mt: float | None = Field(default=None, ge=0, le=100)
-    """Largest percentage of mitochondrial counts. `null`: no bound."""
     min_batch_cells: PositiveInt = 50
     """A batch with fewer cells takes the thresholds of the whole dataset."""
 
@@ -71,6 +141,14 @@ class Quality(Spec):
             if n_mads is not None and n_mads <= 0:
                 raise ValueError(f"{metric}: {n_mads} MADs would drop every cell; take a number above 0, or null")
         return value
+
+    @model_validator(mode="after")
+    def _bounds_leave_room(self) -> Quality:
+        for name in ("counts", "genes"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if high is not None and high < low:
+                raise ValueError(f"max_{name} {high} is below min_{name} {low}: no cell would be left")
+        return self
 
 
 class Split(Spec):
@@ -101,6 +179,15 @@ class VariableGenes(Spec):
     """`seurat`: normalised dispersion in bins of mean expression, as scanpy's default."""
     n_top: PositiveInt = 2000
     """How many genes count as variable; where fewer vary, all that do."""
+
+
+class LabelRules(Spec):
+    """What is read of the obs table: all that `read_labels` depends on."""
+
+    filters: list[Filter] = []
+    groups: list[Column] = []
+    strata: list[Column] = []
+    category: Column | None = None
 
 
 class CellRules(Spec):
@@ -149,6 +236,16 @@ class Dataset(Spec):
         split = [] if self.split.by == "cell" else [self.split.by]
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         return list(dict.fromkeys([*named, *split, *self.columns.keep]))
+
+    @property
+    def gene_rules(self) -> GeneRules:
+        """What `measure_quality` depends on."""
+        return GeneRules(organism=self.organism, **self.genes.model_dump(exclude={"space"}))
+
+    @property
+    def label_rules(self) -> LabelRules:
+        """What `read_labels` depends on."""
+        return LabelRules(filters=self.quality.filters)
 
     @property
     def cell_rules(self) -> CellRules:
@@ -238,7 +335,9 @@ def _known_keys(model: type[Spec], location: Iterable[Any]) -> list[str]:
     current: Any = model
     for step in location:
         current = _step(current, step)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Spec) else []
+    if not (isinstance(current, type) and issubclass(current, Spec)):
+        return []
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def _step(annotation: Any, step: Any) -> Any:
@@ -325,6 +424,7 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
             if config is not None:
                 problems.extend(f"{where}, {p}" for p in _cross_check(config, dataset))
             problems.extend(f"{where}, {p}" for p in _check_files(dataset, base))
+            problems.extend(f"{where}, {p}" for p in gene_file_problems(dataset, base))
     if config is not None:
         problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config))
     if not names:
@@ -389,6 +489,7 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
             continue
         asked: list[tuple[str, str]] = [("columns.keep", c) for c in dataset.columns.keep]
         asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
+        asked += [("quality.filters", f.column) for f in dataset.quality.filters]
         asked += [("split.by", dataset.split.by)] if dataset.split.by != "cell" else []
         for key_, column in asked:
             if column not in columns:

@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`columns:`", "", models.Columns),
     ("`genes:`", "", models.Genes),
     ("`quality:`", "", models.Quality),
+    ("`quality.filters:`", "", models.Filter),
     ("`split:`", "", models.Split),
     ("`variable_genes:`", "", models.VariableGenes),
     ("Source `bundled`", "", sources.Bundled),
@@ -54,7 +55,7 @@ def _section(title: str, note: str, model: type[Spec]) -> str:
     for name, field in model.model_fields.items():
         default = _default(field.get_default(call_default_factory=True))
         text = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {text} |")
+        lines.append(f"| `{field.alias or name}` | {_type(field.annotation)} | {default} | {text} |")
     return "\n".join([*lines, ""])
 
 

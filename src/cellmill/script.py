@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellmill.errors import CellmillError
+from cellmill.sources.ledger import LEDGER as LEDGER
 
 if TYPE_CHECKING:
     from cellmill.exports.export import About
     from cellmill.exports.rows import PartFiles
-
-LEDGER = Path(__file__).resolve().parents[2] / "resources" / "ledger.tsv"
 
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")  # a job takes the threads its rule names; sums must not depend on their number

@@ -10,6 +10,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Column = Annotated[str, Field(min_length=1)]
+FilterValue = bool | int | float | str
 Organism = Literal["homo_sapiens", "mus_musculus", "other"]
 
 

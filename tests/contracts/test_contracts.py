@@ -42,6 +42,11 @@ def cells() -> pa.Table:
     return pa.table(columns, schema=quality.CELLS_SCHEMA)
 
 
+def labels() -> pa.Table:
+    columns = {"filter": [None, "filter a"], "group": ["g", "h"], "stratum": [None, None], "category": ["T", None]}
+    return pa.table(columns, schema=quality.LABELS_SCHEMA)
+
+
 def token_rows() -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"cell_id": ["x", "y"], "input_ids": [[3, 1], []]}, schema=tokens.SCHEMA)
 
@@ -99,6 +104,13 @@ CASES = [
         (quality_rows().to_pylist(), "X"),
     ),
     Case(
+        versions.LABELS,
+        "x.parquet",
+        lambda path: quality.write_labels(path, labels(), {"cells": 2}),
+        lambda path: (quality.read_labels(path)[0].to_pylist(), quality.read_labels(path)[1]["cells"]),
+        (labels().to_pylist(), 2),
+    ),
+    Case(
         versions.PART_GENES,
         "x.parquet",
         lambda path: genes.write_part_genes(path, PartGenes(np.array(["b", "a"]), np.array(["B", None]), "index")),
@@ -118,6 +130,13 @@ CASES = [
         lambda path: genes.write_space(path, GENE_TABLE, {"genes": 2}),
         lambda path: genes.read_space(path).to_dict("list"),
         {"gene_id": ["a", "b"], "gene_symbol": ["A", None]},
+    ),
+    Case(
+        versions.GENE_MAPPING,
+        "x.parquet",
+        lambda path: genes.write_mapping(path, GENE_TABLE, {"names": 2}),
+        lambda path: (genes.read_mapping(path)[0]["gene_id"].tolist(), genes.read_mapping(path)[1]["names"]),
+        (["a", "b"], 2),
     ),
     Case(versions.COUNTS, "x.h5ad", write_counts, read_counts, (2, [[1, 0], [2, 3]], ["x", "y"], ["a", "b"])),
     Case(

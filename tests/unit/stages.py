@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cellmill.config import Dataset
+from cellmill.config import Dataset, GeneRules, LabelRules
+from cellmill.genes.files import gene_list, gene_table
 from cellmill.genes.space import unify_genes
 from cellmill.genes.statistics import measure_genes
 from cellmill.genes.variable import rank_genes
+from cellmill.quality.labels import read_labels
 from cellmill.quality.metrics import measure_quality
 from cellmill.quality.process import process_part
 from cellmill.quality.thresholds import set_thresholds
@@ -71,13 +73,24 @@ class Made:
         return [self.file(p, suffix) for p in self.parts]
 
 
-def measure(folder: Path, raws: dict[str, Path], *, batch: str | None = None, **options: Any) -> list[Path]:
+def measure(
+    folder: Path, raws: dict[str, Path], *, batch: str | None = None, rules: GeneRules | None = None, **options: Any
+) -> list[Path]:
     """``measure_quality`` of every part; the quality files."""
-    asked = {"counts": "auto", "gene_ids": "auto", "cell_ids": "barcode"} | options
+    asked = {"counts": "auto", "gene_table": None, "cell_ids": "barcode"} | options
+    asked["genes"] = rules or GeneRules(organism="homo_sapiens")
     for part, raw in raws.items():
         out, out_genes = folder / f"{part}.quality.parquet", folder / f"{part}.genes.parquet"
         measure_quality(raw, part=part, batch=batch, out=out, out_genes=out_genes, **asked)
     return [folder / f"{p}.quality.parquet" for p in raws]
+
+
+def label(folder: Path, raws: dict[str, Path], rules: LabelRules | None = None) -> list[Path]:
+    """``read_labels`` of every part; the files."""
+    for part, raw in raws.items():
+        quality, out = folder / f"{part}.quality.parquet", folder / f"{part}.labels.parquet"
+        read_labels(raw, quality=quality, rules=rules or LabelRules(), out=out)
+    return [folder / f"{p}.labels.parquet" for p in raws]
 
 
 def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
@@ -86,14 +99,21 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     values = {"title": "t", "source": source, "exports": [], "quality": NO_MADS} | spec
     dataset = Dataset.model_validate(values)
     made = Made(folder, list(raws), dataset)
-    measure(folder, raws, batch=dataset.columns.batch, cell_ids=dataset.cell_ids, gene_ids=dataset.genes.ids)
+    files = {"gene_table": next(iter(gene_table(dataset.genes.table, dataset.organism)), None)}
+    options = {"batch": dataset.columns.batch, "cell_ids": dataset.cell_ids, "rules": dataset.gene_rules}
+    measure(folder, raws, **options, **files)
     space = folder / "space.parquet"
-    set_thresholds(made.files("quality.parquet"), spec=dataset.quality, out=made.thresholds)
-    unify_genes(made.files("genes.parquet"), out=space)
+    files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
+    labels = label(folder, raws, dataset.label_rules)
+    set_thresholds(made.files("quality.parquet"), labels=labels, spec=dataset.quality, out=made.thresholds)
+    unify_genes(
+        made.files("genes.parquet"), spec=dataset.genes, out=space, out_mapping=folder / "mapping.parquet", **files
+    )
     for part, raw in raws.items():
         process_part(
             raw,
             quality=made.file(part, "quality.parquet"),
+            labels=made.file(part, "labels.parquet"),
             part_genes=made.file(part, "genes.parquet"),
             thresholds=made.thresholds,
             space=space,

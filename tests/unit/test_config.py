@@ -280,6 +280,29 @@ def test_an_unknown_metric_is_named_with_the_nearest(root: Path, mads: dict[str,
     assert_said(problem, f"config/datasets/heart.yaml, quality.mads: {said}")
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"equals": "x"}, "quality.filters.0.column: this key is missing."),
+        ({"column": "donor_id"}, "quality.filters.0: a filter needs exactly one of 'equals', 'in' and 'not_in'."),
+        ({"column": "donor_id", "in": ["x"], "not_in": ["y"]}, "quality.filters.0: a filter needs exactly one of"),
+        ({"column": "donor_id", "is": "x"}, "quality.filters.0.is: unknown key 'is'. There: column, equals, in, "),
+        ({"column": "donor", "in": ["x"]}, "quality.filters: no column 'donor' in a.h5ad. There: .* mean 'donor_id'?"),
+    ],
+)
+def test_a_wrong_filter_is_named(root: Path, rule: dict[str, Any], said: str) -> None:
+    """Before the first job; its column in the file, too."""
+    found = problems(root, change(HEART, "quality.filters", [rule]))
+    assert_said(found[0], f"config/datasets/heart.yaml, {said}")
+
+
+@pytest.mark.parametrize("name", ["counts", "genes"])
+def test_bounds_that_leave_no_room_are_named(root: Path, name: str) -> None:
+    """The largest below the least."""
+    (problem,) = problems(root, {**HEART, "quality": {f"min_{name}": 5, f"max_{name}": 4}})
+    assert_said(problem, f"config/datasets/heart.yaml, quality: max_{name} 4 is below min_{name} 5: no cell would be")
+
+
 @pytest.mark.parametrize("name", ["a b", "../a", "a/b", "ä", "a.b", "", "-a", "{a}"])
 def test_a_part_with_an_odd_name_is_refused(root: Path, name: str) -> None:
     """Names become file names and wildcards."""

@@ -158,7 +158,7 @@ def test_the_formats_name_no_older_version():
 
 @pytest.mark.parametrize(
     ("contract", "schema"),
-    [("quality", quality.QUALITY_SCHEMA), ("cells", quality.CELLS_SCHEMA), ("tokens", tokens.SCHEMA)],
+    [("quality", quality.QUALITY_SCHEMA), ("labels", quality.LABELS_SCHEMA), ("cells", quality.CELLS_SCHEMA), ("tokens", tokens.SCHEMA)],
 )
 def test_the_formats_name_every_column(contract: str, schema: pa.Schema):
     """Every column of a schema stands in its section."""

@@ -266,6 +266,7 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
         process_part(
             raw,
             quality=made.file("0", "quality.parquet"),
+            labels=made.file("0", "labels.parquet"),
             part_genes=made.file("0", "genes.parquet"),
             thresholds=made.thresholds,
             space=made.folder / "space.parquet",

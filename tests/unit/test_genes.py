@@ -13,6 +13,7 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
+from cellmill.config import Genes
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import read_genes, read_space, variable_columns
 from cellmill.errors import CellmillError
@@ -145,7 +146,8 @@ def test_the_gene_space_is_the_union_in_the_order_of_ids(tmp_path: Path) -> None
         tmp_path, {"p": (["b", "a", "b"], [None, "S", "Z"]), "q": (["c", "b"], [None, "Y"]), "r": (["a"], ["T"])}
     )
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
-        unify_genes([paths[i] for i in order], out=tmp_path / f"space{order}")
+        chosen = [paths[i] for i in order]
+        unify_genes(chosen, spec=Genes(), out=tmp_path / f"space{order}", out_mapping=tmp_path / "mapping")
     assert len({sha256_of(p) for p in tmp_path.glob("space*")}) == 1
     space = read_space(tmp_path / "space[0, 1, 2]")
     assert space["gene_id"].tolist() == ["a", "b", "c"]

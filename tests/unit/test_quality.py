@@ -11,19 +11,20 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scanpy
 import scipy.sparse as sp
 
 from cellmill.config import Quality
 from cellmill.contracts.counts import CountsPart
-from cellmill.contracts.quality import read_cells, read_quality, read_thresholds
+from cellmill.contracts.quality import LABELS_SCHEMA, read_cells, read_quality, read_thresholds, write_labels
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.genes.identifiers import MITOCHONDRIAL_IDS, PartGenes, resolve_genes
 from cellmill.matrix import reader
 from cellmill.quality.metrics import cell_metrics
-from cellmill.quality.names import GENE_SETS, METRICS, TOP
+from cellmill.quality.names import GENE_SETS, HARD_BOUNDS, METRICS, TOP
 from cellmill.quality.thresholds import set_thresholds
 
 from .stages import make, measure, random_counts, split_raw, three_parts, write_raw
@@ -176,6 +177,16 @@ def test_blocks_do_not_change_the_measured_bytes_of_columns(tmp_path: Path, monk
 
 # Thresholds
 
+
+def thresholds(parts: list[Path], *, spec: Quality, out: Path) -> None:
+    """``set_thresholds`` of quality files without any filter."""
+    labels = [p.with_name(p.name.replace("quality", "labels")) for p in parts]
+    for part, path in zip(parts, labels, strict=True):
+        nothing = pa.nulls(read_quality(part, columns=[])[0].num_rows)
+        write_labels(path, pa.table([nothing.cast(f.type) for f in LABELS_SCHEMA], LABELS_SCHEMA), {"filters": []})
+    set_thresholds(parts, labels=labels, spec=spec, out=out)
+
+
 SPEC = Quality(mads={"log1p_total_counts": 2, "pct_counts_mt": 1.5, "n_genes_by_counts": None}, min_batch_cells=20)
 
 
@@ -191,7 +202,7 @@ def test_thresholds_are_median_and_mads_of_each_batch(tmp_path: Path) -> None:
     """Exactly, over the cells that pass the fixed bounds."""
     (quality,) = measure(tmp_path, {"0": two_batches(tmp_path)}, batch="batch")
     spec = SPEC.model_copy(update={"min_counts": 25})
-    set_thresholds([quality], spec=spec, out=tmp_path / "t.json")
+    thresholds([quality], spec=spec, out=tmp_path / "t.json")
     found, table = read_thresholds(tmp_path / "t.json"), read_quality(quality)[0].to_pandas()
     table = table[table["total_counts"] >= 25]
     for batch in ("x", "y"):
@@ -206,7 +217,7 @@ def test_thresholds_are_median_and_mads_of_each_batch(tmp_path: Path) -> None:
 def test_only_too_much_mitochondrial_is_bad(tmp_path: Path) -> None:
     """There is no lower bound."""
     (quality,) = measure(tmp_path, {"0": two_batches(tmp_path)}, batch="batch")
-    set_thresholds([quality], spec=SPEC, out=tmp_path / "t.json")
+    thresholds([quality], spec=SPEC, out=tmp_path / "t.json")
     bound = read_thresholds(tmp_path / "t.json")["dataset"]["pct_counts_mt"]
     assert bound["lower"] is None
     assert bound["upper"] == bound["median"] + 1.5 * bound["mad"]
@@ -215,7 +226,7 @@ def test_only_too_much_mitochondrial_is_bad(tmp_path: Path) -> None:
 def test_a_small_batch_takes_the_thresholds_of_the_dataset(tmp_path: Path) -> None:
     """And the file says so."""
     (quality,) = measure(tmp_path, {"0": two_batches(tmp_path)}, batch="batch")
-    set_thresholds([quality], spec=SPEC, out=tmp_path / "t.json")
+    thresholds([quality], spec=SPEC, out=tmp_path / "t.json")
     found = read_thresholds(tmp_path / "t.json")
     small = found["batches"]["small"]
     assert small == {"cells": 10, "thresholds_of": "dataset", "bounds": found["dataset"]}
@@ -228,7 +239,7 @@ def test_thresholds_do_not_depend_on_parts_or_their_order(tmp_path: Path) -> Non
     whole = measure(tmp_path / "one", {"0": raw}, batch="batch")
     cut = measure(tmp_path / "three", split_raw(raw, tmp_path / "raws", three_parts(300)), batch="batch")
     for name, parts in (("a", whole), ("b", cut), ("c", cut[::-1])):
-        set_thresholds(parts, spec=SPEC, out=tmp_path / name)
+        thresholds(parts, spec=SPEC, out=tmp_path / name)
     assert len({sha256_of(tmp_path / n) for n in "abc"}) == 1
 
 
@@ -239,8 +250,8 @@ def test_a_cell_id_in_two_parts_is_named_with_both(tmp_path: Path) -> None:
     parts = measure(tmp_path, raws)
     expected = rf"{parts[1].name}: cell id 'c19' stands in .*{parts[0].name}, too\. Set 'cell_ids: part_barcode'"
     with pytest.raises(CellmillError, match=expected):
-        set_thresholds(parts, spec=SPEC, out=tmp_path / "t.json")
-    set_thresholds(measure(tmp_path, raws, cell_ids="part_barcode"), spec=SPEC, out=tmp_path / "t.json")
+        thresholds(parts, spec=SPEC, out=tmp_path / "t.json")
+    thresholds(measure(tmp_path, raws, cell_ids="part_barcode"), spec=SPEC, out=tmp_path / "t.json")
 
 
 def test_a_deviation_of_zero_is_not_applied(tmp_path: Path) -> None:
@@ -261,7 +272,7 @@ def test_a_dataset_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CellmillError, match=r"none of 30 cells passes min_counts 10000, min_genes 3, max_pct_mt 5\. Lower"
     ):
-        set_thresholds(parts, spec=spec, out=tmp_path / "t.json")
+        thresholds(parts, spec=spec, out=tmp_path / "t.json")
 
 
 def test_the_type_of_counts_holds_the_largest_of_all_parts(tmp_path: Path) -> None:
@@ -278,7 +289,7 @@ def test_the_type_of_counts_holds_the_largest_of_all_parts(tmp_path: Path) -> No
         ),
     }
     parts = measure(tmp_path, raws)
-    set_thresholds(parts, spec=SPEC, out=tmp_path / "t.json")
+    thresholds(parts, spec=SPEC, out=tmp_path / "t.json")
     found = read_thresholds(tmp_path / "t.json")
     assert (found["max_count"], found["counts_dtype"]) == (300, "uint16")
 
@@ -336,6 +347,105 @@ def test_outcomes_equal_the_slow_reference(tmp_path: Path) -> None:
 
     found = read_cells(made.file("0", "cells.parquet"))[0]["outcome"].to_pylist()
     assert found == [outcome(row) for row in rows]
+
+
+BOUNDED = {
+    **{"min_counts": 10, "max_counts": 60, "min_genes": 10, "max_genes": 20},
+    **{"max_pct_mt": 20, "max_pct_ribo": 25, "max_pct_hb": 8},
+}
+
+
+def test_every_hard_bound_drops_what_lies_beyond_it(tmp_path: Path) -> None:
+    """A cell on the bound stays; the first that fails is the reason, in the order of the documents."""
+    names = [*(f"MT-{i}" for i in range(6)), *(f"RPL{i}" for i in range(3, 9)), "HBA1", "HBA2", "HBB"]
+    genes = names + [f"G{i}" for i in range(40 - len(names))]
+    raw = write_raw(tmp_path / "x.h5ad", random_counts(400, 40, seed=3), genes=genes)
+    made = make(tmp_path, {"0": raw}, quality={"mads": {}, **BOUNDED})
+    rows = read_quality(made.file("0", "quality.parquet"))[0].to_pylist()
+
+    def outcome(row: dict[str, Any]) -> str:
+        for name, bound in BOUNDED.items():
+            value = row[HARD_BOUNDS[name]]
+            if value < bound if name.startswith("min_") else value > bound:
+                return name
+        return "kept"
+
+    found = read_cells(made.file("0", "cells.parquet"))[0]["outcome"].to_pylist()
+    assert found == [outcome(row) for row in rows]
+    assert set(found) == {"kept", *BOUNDED}
+
+
+FILTERED = {
+    "primary": [True, True, False, True, True, True, True, True],
+    "pass_filter": ["full", "full", "full", "partial", None, "full", "full", "full"],
+    "plate": [1, 2, 1, 1, 1, 3, 1, 1],
+    "disease": ["normal", "normal", "ill", "normal", "normal", "normal", "ill", None],
+}
+
+
+def filtered(tmp_path: Path, *filters: dict[str, Any], obs: dict[str, Any] = FILTERED) -> list[str]:
+    """Outcomes of eight cells."""
+    raw = write_raw(tmp_path / "x.h5ad", np.ones((8, 3), np.float32), obs=obs)
+    made = make(tmp_path, {"0": raw}, quality={"mads": {}, "filters": list(filters)})
+    return read_cells(made.file("0", "cells.parquet"))[0]["outcome"].to_pylist()
+
+
+def test_a_cell_is_dropped_by_the_first_filter_it_fails(tmp_path: Path) -> None:
+    """Of each kind, over truth, text and numbers; a missing value passes none, and is a reason of its own."""
+    found = filtered(
+        tmp_path,
+        {"column": "primary", "equals": True},
+        {"column": "pass_filter", "in": ["full"]},
+        {"column": "plate", "in": [1, 2.0]},
+        {"column": "disease", "not_in": ["ill"]},
+    )
+    assert found == [
+        *("kept", "kept", "filter primary", "filter pass_filter", "filter pass_filter: missing"),
+        *("filter plate", "filter disease", "filter disease: missing"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["plain", "category", "nullable"])
+def test_filters_read_columns_of_every_kind(tmp_path: Path, kind: str) -> None:
+    """Categories of truth or of numbers, and nullable ones."""
+    truth = pd.Series([True] * 6 + [False, None])
+    obs = {"t": truth.astype("boolean").array if kind != "category" else pd.Categorical(truth.astype(object))}
+    if kind == "plain":
+        obs = {"t": [*[True] * 6, False, False]}
+    expected = "filter t" if kind == "plain" else "filter t: missing"
+    assert filtered(tmp_path, {"column": "t", "equals": True}, obs=obs) == ["kept"] * 6 + ["filter t", expected]
+
+
+def test_a_value_that_no_cell_has_is_named_with_the_nearest(tmp_path: Path) -> None:
+    """It is a slip; but of `not_in` it is none, since there may be nothing to leave out."""
+    with pytest.raises(CellmillError, match=r"no cell has 'fulll' in the obs column 'pass_filter'.*mean 'full'"):
+        filtered(tmp_path, {"column": "pass_filter", "in": ["full", "fulll"]})
+    with pytest.raises(CellmillError, match=r"no cell has '4' in the obs column 'plate'. There: 1, 2, 3"):
+        filtered(tmp_path, {"column": "plate", "equals": 4})
+    assert filtered(tmp_path, {"column": "primary", "not_in": ["nothing"]}) == ["kept"] * 8
+
+
+def test_a_value_may_stand_in_one_part_only(tmp_path: Path) -> None:
+    """What no cell has is decided over the whole dataset."""
+    raw = write_raw(tmp_path / "x.h5ad", np.ones((8, 3), np.float32), obs=FILTERED)
+    raws = split_raw(raw, tmp_path / "raws", {"p": np.arange(3), "q": np.arange(3, 8)})
+    rule = {"column": "pass_filter", "in": ["partial"]}
+    made = make(tmp_path, raws, quality={"mads": {}, "filters": [rule]})
+    assert [read_cells(p)[1]["cells"] for p in made.files("cells.parquet")] == [0, 1]
+
+
+def test_a_filtered_cell_does_not_shape_the_thresholds(tmp_path: Path) -> None:
+    """They are those of the dataset without it."""
+    counts = random_counts(200, 30, seed=7)
+    counts[150:] *= 50
+    obs = {"good": np.arange(200) < 150}
+    spec = {"mads": {"log1p_total_counts": 3}}
+    whole = write_raw(tmp_path / "whole.h5ad", counts, obs=obs)
+    alone = write_raw(tmp_path / "alone.h5ad", counts[:150])
+    rule = {"column": "good", "equals": True}
+    some = make(tmp_path / "some", {"0": whole}, quality={**spec, "filters": [rule]})
+    few = make(tmp_path / "few", {"0": alone}, quality=spec)
+    assert read_thresholds(some.thresholds)["dataset"] == read_thresholds(few.thresholds)["dataset"]
 
 
 def test_splits_and_outcomes_do_not_depend_on_parts(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(SRC)}; ")
 
 from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
+from cellmill.genes.files import gene_list, gene_table
 
 try:
     PROJECT = load_project(config)
@@ -26,7 +27,7 @@ wildcard_constraints:
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
-    resource=r"[A-Za-z0-9_./-]+\.pkl",
+    resource=r"[A-Za-z0-9_./-]+\.(pkl|csv\.gz)",
 
 
 onstart:
@@ -117,6 +118,20 @@ def local_file(wildcards):
     """The part's file where it is local, so that a newer one is seen."""
     found = dataset_of(wildcards).source.local_files(Path("."))
     return [str(p) for key, p in found.items() if key == f"files.{wildcards.part}" and p is not None]
+
+
+# --- genes
+
+
+def table_of_genes(wildcards):
+    """The gene table, where the dataset asks for one."""
+    spec = dataset_of(wildcards)
+    return gene_table(spec.genes.table, spec.organism)
+
+
+def list_of_genes(wildcards):
+    """The list of genes that is the gene space, where the dataset names one."""
+    return gene_list(dataset_of(wildcards).genes.space)
 
 
 # --- tokenizers

@@ -1,8 +1,10 @@
-# in:  results/{dataset}/raw/{part}.h5ad
+# in:  results/{dataset}/raw/{part}.h5ad, and where the dataset asks for them a gene table and a list of genes
 # out: results/{dataset}/quality/{part}.parquet          one row per raw cell                 contract: quality
-#      results/{dataset}/quality/{part}.genes.parquet    how the part names its genes         contract: part_genes
+#      results/{dataset}/quality/{part}.genes.parquet    what each column of the part is      contract: part_genes
+#      results/{dataset}/quality/{part}.labels.parquet   what its obs table says        contract: labels
 #      results/{dataset}/quality/thresholds.json         over all parts, per batch            contract: thresholds
 #      results/{dataset}/genes/space.parquet             one gene space                       contract: gene_space
+#      results/{dataset}/genes/mapping.parquet           what became of every gene name       contract: gene_mapping
 #      results/{dataset}/processed/{part}.h5ad           kept cells, counts, split            contract: counts
 #      results/{dataset}/processed/{part}.cells.parquet  what became of every raw cell        contract: cells
 #      results/{dataset}/genes/{part}.npz                sums over the training cells         contract: gene_sums
@@ -12,6 +14,7 @@
 rule measure_quality:
     input:
         raw="results/{dataset}/raw/{part}.h5ad",
+        gene_table=table_of_genes,
     output:
         quality="results/{dataset}/quality/{part}.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
@@ -27,7 +30,7 @@ rule measure_quality:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         counts=lambda wildcards: dataset_of(wildcards).counts,
-        gene_ids=lambda wildcards: dataset_of(wildcards).genes.ids,
+        genes=lambda wildcards: plain(dataset_of(wildcards).gene_rules),
         cell_ids=lambda wildcards: dataset_of(wildcards).cell_ids,
         batch=lambda wildcards: dataset_of(wildcards).columns.batch,
         contracts=[str(versions.QUALITY), str(versions.PART_GENES)],
@@ -35,9 +38,33 @@ rule measure_quality:
         "../scripts/measure_quality.py"
 
 
+rule read_labels:
+    input:
+        raw="results/{dataset}/raw/{part}.h5ad",
+        quality="results/{dataset}/quality/{part}.parquet",
+    output:
+        labels="results/{dataset}/quality/{part}.labels.parquet",
+    log:
+        "logs/read_labels/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/read_labels/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).label_rules),
+        contract=str(versions.LABELS),
+    script:
+        "../scripts/read_labels.py"
+
+
 rule set_thresholds:
     input:
         quality=per_part("results/{dataset}/quality/{part}.parquet"),
+        labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
     output:
         thresholds="results/{dataset}/quality/thresholds.json",
     log:
@@ -60,8 +87,11 @@ rule set_thresholds:
 rule unify_genes:
     input:
         genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
+        gene_list=list_of_genes,
+        gene_table=table_of_genes,
     output:
         space="results/{dataset}/genes/space.parquet",
+        mapping="results/{dataset}/genes/mapping.parquet",
     log:
         "logs/unify_genes/{dataset}.log",
     benchmark:
@@ -73,7 +103,8 @@ rule unify_genes:
         mem_mb=1000,
         runtime=10,
     params:
-        contract=str(versions.GENE_SPACE),
+        genes=lambda wildcards: plain(dataset_of(wildcards).genes),
+        contracts=[str(versions.GENE_SPACE), str(versions.GENE_MAPPING)],
     script:
         "../scripts/unify_genes.py"
 
@@ -82,6 +113,7 @@ rule process_part:
     input:
         raw="results/{dataset}/raw/{part}.h5ad",
         quality="results/{dataset}/quality/{part}.parquet",
+        labels="results/{dataset}/quality/{part}.labels.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
         space="results/{dataset}/genes/space.parquet",

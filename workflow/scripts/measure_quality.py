@@ -1,6 +1,7 @@
 """Metrics of every raw cell of a part."""
 
 from cellmill import script
+from cellmill.config import GeneRules
 from cellmill.quality.metrics import measure_quality
 
 with script.job(snakemake) as job:
@@ -8,7 +9,8 @@ with script.job(snakemake) as job:
         job.input.raw,
         part=job.wildcards.part,
         counts=job.params.counts,
-        gene_ids=job.params.gene_ids,
+        genes=GeneRules(**job.params.genes),
+        gene_table=next(iter(job.input.gene_table), None),
         cell_ids=job.params.cell_ids,
         batch=job.params.batch,
         out=job.output.quality,

@@ -8,6 +8,7 @@ with script.job(snakemake) as job:
     process_part(
         job.input.raw,
         quality=job.input.quality,
+        labels=job.input.labels,
         part_genes=job.input.genes,
         thresholds=job.input.thresholds,
         space=job.input.space,

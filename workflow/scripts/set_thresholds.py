@@ -5,4 +5,9 @@ from cellmill.config import Quality
 from cellmill.quality.thresholds import set_thresholds
 
 with script.job(snakemake) as job:
-    set_thresholds(job.input.quality, spec=Quality(**job.params.quality), out=job.output.thresholds)
+    set_thresholds(
+        job.input.quality,
+        labels=job.input.labels,
+        spec=Quality(**job.params.quality),
+        out=job.output.thresholds,
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cellmill.contracts import parquet
-from cellmill.contracts.versions import GENE_SPACE, GENE_SUMS, GENES, PART_GENES
+from cellmill.contracts.versions import GENE_MAPPING, GENE_SPACE, GENE_SUMS, GENES, PART_GENES
 from cellmill.errors import CellmillError
 from cellmill.files import replacing
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 
 def write_part_genes(path: str | PathLike[str], genes: PartGenes) -> None:
-    """``quality/{part}.genes.parquet``: how a raw file names its genes, a row per column of its matrix."""
+    """``quality/{part}.genes.parquet``: what each column of a raw file is, a row per column of its matrix."""
     table = pa.table(
         {
             "gene_id": pa.array(genes.gene_ids, pa.string()),
             "gene_symbol": pa.array(genes.gene_symbols, pa.string(), from_pandas=True),
+            "name_as_found": pa.array(genes.names_as_found, pa.string()),
+            "outcome": pa.array(genes.outcome, pa.string()),
         }
     )
     parquet.write(path, table, PART_GENES, {"taken_from": genes.taken_from, "merged": genes.n_merged})
@@ -37,8 +39,9 @@ def read_part_genes(path: str | PathLike[str]) -> PartGenes:
     from cellmill.genes.identifiers import PartGenes
 
     table, facts = parquet.read(path, PART_GENES)
-    ids, symbols = (np.array(table[c].to_pylist(), object) for c in ("gene_id", "gene_symbol"))
-    return PartGenes(ids, symbols, facts["taken_from"])
+    columns = ("gene_id", "gene_symbol", "name_as_found", "outcome")
+    ids, symbols, names, outcomes = (np.array(table[c].to_pylist(), object) for c in columns)
+    return PartGenes(ids, symbols, facts["taken_from"], names, outcomes)
 
 
 def write_space(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
@@ -48,6 +51,22 @@ def write_space(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any
 
 def read_space(path: str | PathLike[str]) -> pd.DataFrame:
     return parquet.read(path, GENE_SPACE)[0].to_pandas()
+
+
+def naming_facts(path: str | PathLike[str]) -> dict[str, Any]:
+    """What the gene space says of gene names, as ``{"names": …}``; empty where every name stays as found."""
+    facts = parquet.open_file(path, GENE_SPACE)[1]
+    return {k: v for k, v in facts.items() if k == "names"}
+
+
+def write_mapping(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """``genes/mapping.parquet``: what became of every gene name of any part."""
+    parquet.write(path, table, GENE_MAPPING, facts)
+
+
+def read_mapping(path: str | PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    table, facts = parquet.read(path, GENE_MAPPING)
+    return table.to_pandas(), facts
 
 
 def write_sums(path: str | PathLike[str], arrays: dict[str, np.ndarray]) -> None:

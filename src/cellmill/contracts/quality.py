@@ -1,4 +1,4 @@
-"""``quality/{part}.parquet``, ``quality/thresholds.json`` and ``processed/{part}.cells.parquet``."""
+"""``quality/{part}.parquet`` and ``.labels.parquet``, ``quality/thresholds.json`` and ``processed/{part}.cells.parquet``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cellmill.contracts import parquet
-from cellmill.contracts.versions import CELLS, QUALITY, THRESHOLDS
+from cellmill.contracts.versions import CELLS, LABELS, QUALITY, THRESHOLDS
 from cellmill.files import read_json, write_json
 from cellmill.quality.names import METRICS
 
@@ -20,6 +20,14 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("cell_id", pa.large_string(), nullable=False),
         pa.field("batch", pa.string(), nullable=False),
         *(pa.field(m, pa.int64() if m in _WHOLE else pa.float64()) for m in METRICS),
+    ]
+)
+LABELS_SCHEMA = pa.schema(
+    [
+        pa.field("filter", pa.string()),
+        pa.field("group", pa.large_string()),
+        pa.field("stratum", pa.large_string()),
+        pa.field("category", pa.large_string()),
     ]
 )
 CELLS_SCHEMA = pa.schema(
@@ -40,6 +48,16 @@ def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], 
 def read_quality(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """The table, or some of its columns, and its facts."""
     return parquet.read(path, QUALITY, columns)
+
+
+def write_labels(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """One row per raw cell, in the order of the raw file; facts: the cells of each value that a filter looks at."""
+    parquet.write(path, table, LABELS, facts)
+
+
+def read_labels(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
+    """The table, or some of its columns, and its facts."""
+    return parquet.read(path, LABELS, columns)
 
 
 def write_thresholds(path: str | PathLike[str], thresholds: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cellmill import __version__
-from cellmill.exports.export import About
+from cellmill.exports.export import About, name_rows
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LABELS_SHOWN = 50
@@ -31,6 +31,8 @@ def write_card(path: Path, said: dict[str, Any], about: About, labels: dict[str,
         "vocabulary_size": said["facts"].get("vocabulary"),
         "labels": {_cell(k): v for k, v in list(labels.items())[:_LABELS_SHOWN]},
         "label": about.columns.label,
+        "gene_names": said.get("gene_names"),
+        "name_rows": name_rows(said["gene_names"]) if "gene_names" in said else [],
         "version": __version__,
     }
     path.write_text(environment.get_template("card.md.j2").render(values))

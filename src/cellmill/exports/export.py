@@ -80,6 +80,7 @@ def export(
             "genes": len(table),
             "variable_genes": gene_facts["variable_genes"],
             "train_cells": gene_facts["train_cells"],
+            **gene_names(gene_facts, cells),
             "counts_dtype": header.counts_dtype.name,
             "order": "each split in the order of a hash of the cell id",
             "facts": facts,
@@ -108,6 +109,30 @@ def account(cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
         "dropped": dict(sorted(outcomes.items())),
         "splits": dict(sorted(splits.items())),
     }
+
+
+def gene_names(gene_facts: dict[str, Any], cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
+    """What became of the gene names over all parts, as ``{"gene_names": …}``; empty where every name stays as found.
+
+    ``names`` counts names by outcome, ``counts_dropped`` the counts of the kept cells that went with dropped ones.
+    """
+    said = gene_facts.get("names")
+    if said is None:
+        return {}
+    counts: Counter[str] = Counter()
+    for path in cells:
+        _, facts = quality_files.read_cells(path, columns=[])
+        counts.update({reason: lost["counts"] for reason, lost in facts.get("genes_dropped", {}).items()})
+    named = {"table": said["table"], "names": said["outcomes"], "counts_dropped": dict(sorted(counts.items()))}
+    return {"gene_names": named}
+
+
+def name_rows(said: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+    """``gene_names`` of a manifest as rows for people: outcome, what it means, names, counts lost; kept first."""
+    from cellmill.genes.identifiers import DROPPED, KEPT
+
+    names, counts = said["names"], said["counts_dropped"]
+    return [(o, means, names[o], counts.get(o, 0)) for o, means in (KEPT | DROPPED).items() if o in names]
 
 
 def _header(parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any]) -> Header:

@@ -16,6 +16,31 @@ ID_COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "feature_id", "ensembl", "ens
 SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol")
 MOSTLY = 0.9
 
+AS_FOUND = "as_found"
+LEFT_OUT = ("other_feature_types", "spike_ins", "other_genomes")
+"""Outcomes of columns that are no genes of the dataset: the words of ``genes.leave_out``."""
+KEPT = {
+    AS_FOUND: "no gene table: the name as it stands, an Ensembl id without its version",
+    "id": "an id of the gene table",
+    "id_in_name": "an id of the gene table within the name, as in SYMBOL_ENSG00000000003.14",
+    "symbol": "a symbol of the gene table",
+    "symbol_in_other_case": "a symbol of the gene table, but for upper and lower case",
+    "alias": "an alias of the gene table",
+    "ambiguous_kept": "several genes of the gene table, kept under its name",
+    "unmapped_kept": "not in the gene table, kept under its name",
+}
+"""Outcomes of columns that stay, and what they mean."""
+DROPPED = {
+    "ambiguous": "several genes of the gene table",
+    "unmapped": "not in the gene table",
+    "duplicate": "a gene that an earlier column of the file names",
+    "outside_space": "a gene outside the gene space",
+    "other_feature_types": "no gene expression: an antibody, a guide, a peak",
+    "spike_ins": "an ERCC spike-in",
+    "other_genomes": "a gene of another genome",
+}
+"""Outcomes of columns that are dropped, and what they mean."""
+
 _MT_HUMAN = (
     198695,
     198712,
@@ -116,31 +141,59 @@ class PartGenes:
     gene_ids: np.ndarray
     gene_symbols: np.ndarray
     taken_from: str
+    names: np.ndarray | None = None
+    """Names as found (columns,); None: the ids are the names."""
+    outcomes: np.ndarray | None = None
+    """What became of each column, by the words of ``KEPT`` and ``DROPPED``; None: every column stays as found."""
+    mitochondrial: np.ndarray | None = None
+    """Boolean (columns,): genes that the gene table places on the mitochondrial genome; None: no table."""
+
+    @property
+    def names_as_found(self) -> np.ndarray:
+        return self.gene_ids if self.names is None else self.names
+
+    @property
+    def outcome(self) -> np.ndarray:
+        return np.full(len(self.gene_ids), AS_FOUND, object) if self.outcomes is None else self.outcomes
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Boolean (columns,): what goes into the gene space."""
+        return np.isin(self.outcome.astype(str), list(KEPT))
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Boolean (columns,): what counts as gene expression of the cell, mapped or not."""
+        return ~np.isin(self.outcome.astype(str), list(LEFT_OUT))
 
     @property
     def n_merged(self) -> int:
         """Columns that are added to another column of the same gene."""
-        return len(self.gene_ids) - len(set(self.gene_ids))
+        ids = self.gene_ids[self.kept]
+        return len(ids) - len(set(ids))
 
     def member(self, gene_set: str) -> np.ndarray:
         """Boolean (columns,): whether a column belongs to ``mt``, ``ribo`` or ``hb``, by symbol, else by id."""
         pattern = _SET_PATTERNS[gene_set]
         symbols = [s if s is not None else i for s, i in zip(self.gene_symbols, self.gene_ids, strict=True)]
         found = np.array([pattern.match(s.upper()) is not None for s in symbols], bool)
-        return found | np.isin(self.gene_ids, list(MITOCHONDRIAL_IDS)) if gene_set == "mt" else found
+        if gene_set != "mt":
+            return found
+        found |= np.isin(self.gene_ids, list(MITOCHONDRIAL_IDS))
+        return found if self.mitochondrial is None else found | self.mitochondrial
 
 
-def _names(values: pd.Index | pd.Series) -> np.ndarray:
+def names_of(values: pd.Index | pd.Series) -> np.ndarray:
     array = np.asarray(values.astype(object), object)
     return np.array([None if pd.isna(v) or v == "" else str(v) for v in array], object)
 
 
-def _without_version(name: str) -> str:
+def without_version(name: str) -> str:
     """``ENSG00000228572.7_PAR_Y`` is ``ENSG00000228572_PAR_Y``: the copy on Y is a gene of its own."""
     return ENSEMBL_VERSION.sub("", name) if ENSEMBL.match(name) else name
 
 
-def _ensembl_share(names: np.ndarray) -> float:
+def ensembl_share(names: np.ndarray) -> float:
     return float(np.mean([n is not None and ENSEMBL.match(n) is not None for n in names])) if len(names) else 0.0
 
 
@@ -157,10 +210,10 @@ def resolve_genes(var: pd.DataFrame, *, ids: str = "auto", where: object = "var"
     columns |= {str(c): var[c] for c in var.columns}
     if ids == "auto":
         usual = ["index", *(c for c in ID_COLUMNS if c in columns)]
-        ids = next((c for c in usual if _ensembl_share(_names(columns[c])) >= MOSTLY), "index")
+        ids = next((c for c in usual if ensembl_share(names_of(columns[c])) >= MOSTLY), "index")
     if ids not in columns:
         raise CellmillError(where, f"no var column '{ids}' (genes.ids).", nearest(ids, columns))
-    names = _names(columns[ids])
+    names = names_of(columns[ids])
     missing = np.flatnonzero(names == None)  # noqa: E711  elementwise
     if len(missing):
         raise CellmillError(
@@ -168,13 +221,13 @@ def resolve_genes(var: pd.DataFrame, *, ids: str = "auto", where: object = "var"
             f"{len(missing)} genes have no name in '{ids}' (the first in row {missing[0]}, '{var.index[missing[0]]}').",
             "Name a complete var column in genes.ids, or 'index'.",
         )
-    is_ensembl = _ensembl_share(names) >= MOSTLY
-    gene_ids = np.array([_without_version(n) for n in names], object)
+    is_ensembl = ensembl_share(names) >= MOSTLY
+    gene_ids = np.array([without_version(n) for n in names], object)
     symbol_column = next((c for c in SYMBOL_COLUMNS if c in columns and c != ids), None)
     if symbol_column is not None:
-        symbols = _names(columns[symbol_column])
-    elif ids != "index" and _ensembl_share(_names(var.index)) < MOSTLY:
-        symbols = _names(var.index)
+        symbols = names_of(columns[symbol_column])
+    elif ids != "index" and ensembl_share(names_of(var.index)) < MOSTLY:
+        symbols = names_of(var.index)
     else:
         symbols = np.full(len(names), None, object) if is_ensembl else names
     return PartGenes(gene_ids, symbols, ids)

@@ -1,40 +1,159 @@
-"""One gene space per dataset: every gene of any part, in the order of its id."""
+"""One gene space per dataset, in the order of gene ids, and what became of every name on the way there."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cellmill.config import Genes
 from cellmill.contracts import genes as contract
+from cellmill.errors import CellmillError
+from cellmill.genes.identifiers import AS_FOUND, KEPT, PartGenes, without_version
+from cellmill.genes.mapping import by_rule, locate
+from cellmill.genes.table import GeneTable, read_gene_list, read_gene_table
+
+log = logging.getLogger("cellmill")
+
+File = str | PathLike[str]
 
 
-def unify_genes(part_genes: Sequence[str | PathLike[str]], *, out: str | PathLike[str]) -> None:
-    """The union of the parts' genes, sorted by id; the same for any number and order of parts.
+def unify_genes(
+    part_genes: Sequence[File],
+    *,
+    spec: Genes,
+    out: File,
+    out_mapping: File,
+    gene_list: File | None = None,
+    gene_table: File | None = None,
+) -> None:
+    """The genes of the dataset, sorted by id; the same for any number and order of parts.
 
     A gene that several symbols are known for takes the first by name.
+    A list of genes is the gene space as it stands: genes of no part are columns of zeros, for a model that wants them.
+
+    Raises:
+        CellmillError: no gene is in every part (``space: intersection``), or a list that shares no gene with the parts.
     """
+    parts = [contract.read_part_genes(path) for path in part_genes]
+    symbols, in_parts = _union(parts)
+    table = None if gene_table is None else read_gene_table(gene_table)
+    facts: dict[str, Any] = {}
+    if gene_list is not None:
+        listed, unknown = _listed(gene_list, spec, table)
+        ids = sorted(listed)
+        facts = {"space": Path(gene_list).name, "genes_in_no_part": sum(g not in in_parts for g in ids)}
+        facts |= {"listed_unknown": unknown} if unknown else {}
+        symbols = listed | {g: s for g, s in symbols.items() if g in listed and s is not None}
+        if facts["genes_in_no_part"] == len(ids):
+            names = f"the list begins with {ids[0]}, the parts with {min(in_parts)}"
+            fix = "Give a list of the same names, or a genes.table that maps both."
+            raise CellmillError(gene_list, f"none of its {len(ids)} genes is in any part: {names}.", fix)
+    elif spec.space == "intersection":
+        ids = sorted(g for g, n in in_parts.items() if n == len(parts))
+        facts = {"space": spec.space}
+        if not ids:
+            fix = "Set genes.space to union, or name the genes alike by a genes.table."
+            raise CellmillError(out, f"no gene is in every one of the {len(parts)} parts.", fix)
+    else:
+        ids = sorted(symbols)
+    mapping = _mapping(parts, set(ids))
+    outcomes = dict(sorted(Counter(mapping["outcome"].to_pylist()).items()))
+    if set(outcomes) != {AS_FOUND}:
+        facts["names"] = {"table": None if gene_table is None else Path(gene_table).name, "outcomes": outcomes}
+    space = pa.table(
+        {"gene_id": pa.array(ids, pa.string()), "gene_symbol": pa.array([symbols[g] for g in ids], pa.string())}
+    )
+    everywhere = sum(in_parts.get(g) == len(parts) for g in ids)
+    contract.write_mapping(out_mapping, mapping, {"names": mapping.num_rows, "outcomes": outcomes})
+    contract.write_space(out, space, {"genes": len(ids), "genes_in_every_part": everywhere, **facts})
+
+
+def _union(parts: Sequence[PartGenes]) -> tuple[dict[str, str | None], dict[str, int]]:
+    """Symbol and number of parts of every gene that stays in any part."""
     symbols: dict[str, str | None] = {}
     in_parts: dict[str, int] = {}
-    for path in part_genes:
-        genes = contract.read_part_genes(path)
-        for gene in set(genes.gene_ids):
+    for genes in parts:
+        kept = genes.kept
+        for gene in set(genes.gene_ids[kept]):
             in_parts[gene] = in_parts.get(gene, 0) + 1
-        for gene, symbol in zip(genes.gene_ids, genes.gene_symbols, strict=True):
+        for gene, symbol in zip(genes.gene_ids[kept], genes.gene_symbols[kept], strict=True):
             known = symbols.setdefault(gene, symbol)
             if symbol is not None and (known is None or symbol < known):
                 symbols[gene] = symbol
-    ids = sorted(symbols)
-    table = pa.table(
-        {"gene_id": pa.array(ids, pa.string()), "gene_symbol": pa.array([symbols[g] for g in ids], pa.string())}
+    return symbols, in_parts
+
+
+def _listed(path: File, spec: Genes, table: GeneTable | None) -> tuple[dict[str, str | None], int]:
+    """Gene ids of a list with their symbols, and how many of its names the table does not resolve."""
+    names = [without_version(name) for name in read_gene_list(path)]
+    if table is None:
+        return dict.fromkeys(names), 0
+    genes: dict[str, str | None] = {}
+    unknown = 0
+    for name in names:
+        gene, outcome = locate(name, table)
+        if gene is not None:
+            genes[gene] = table.symbols[gene]
+        elif by_rule(outcome, spec) in KEPT:
+            genes[name] = None
+        else:
+            unknown += 1
+    if unknown:
+        log.warning("%s: %d of %d names are no gene of the gene table, or several, and left out", path, unknown, len(names))
+    if not genes:
+        raise CellmillError(path, f"none of its {len(names)} names is in the gene table.", "Give another list or table.")
+    return genes, unknown
+
+
+def _mapping(parts: Sequence[PartGenes], space: set[str]) -> pa.Table:
+    """A row per name, gene and outcome, with the number of parts that have it; sorted."""
+    in_parts: Counter[tuple[str, str, str]] = Counter()
+    symbols: dict[tuple[str, str, str], str] = {}
+    for genes in parts:
+        mine = set()
+        rows = zip(genes.names_as_found, genes.gene_ids, genes.gene_symbols, _in_space(genes, space), strict=True)
+        for name, gene, symbol, outcome in rows:
+            has_gene = outcome in KEPT or outcome in ("duplicate", "outside_space")
+            row = (name, gene if has_gene else "", outcome)
+            mine.add(row)
+            if has_gene and symbol is not None:
+                symbols[row] = min(symbols.get(row, symbol), symbol)
+        in_parts.update(mine)
+    found = sorted(in_parts)
+    return pa.table(
+        {
+            "name_as_found": pa.array([name for name, _, _ in found], pa.string()),
+            "gene_id": pa.array([gene or None for _, gene, _ in found], pa.string()),
+            "gene_symbol": pa.array([symbols.get(row) for row in found], pa.string()),
+            "outcome": pa.array([outcome for _, _, outcome in found], pa.string()),
+            "n_parts": pa.array([in_parts[row] for row in found], pa.int32()),
+        }
     )
-    everywhere = sum(in_parts[g] == len(part_genes) for g in ids)
-    contract.write_space(out, table, facts={"genes": len(ids), "genes_in_every_part": everywhere})
 
 
-def columns_in_space(gene_ids: np.ndarray, space: np.ndarray) -> np.ndarray:
-    """int32 (columns of a file,): where each gene stands in the sorted gene space."""
-    found = np.searchsorted(space.astype(str), gene_ids.astype(str))
-    return found.astype(np.int32)
+def _in_space(genes: PartGenes, space: set[str]) -> np.ndarray:
+    """Outcomes (columns,), with what stays by its name but has no place in the gene space."""
+    outcome = genes.outcome.copy()
+    outside = np.array([gene not in space for gene in genes.gene_ids], bool)
+    outcome[genes.kept & outside] = "outside_space"
+    return outcome
+
+
+def columns_in_space(genes: PartGenes, space: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each column of a file stands in the sorted gene space, and why not.
+
+    Returns:
+        int32 (columns,): the column of the gene space, -1 for what is dropped; and text (columns,): the outcome of
+        what is dropped, ``""`` for what is not.
+    """
+    outcome = _in_space(genes, set(space))
+    kept = np.isin(outcome.astype(str), list(KEPT))
+    found = np.searchsorted(space.astype(str), genes.gene_ids.astype(str))
+    return np.where(kept, found, -1).astype(np.int32), np.where(kept, "", outcome)

@@ -47,7 +47,8 @@ def rank_genes(
         }
     )
     n_variable = int(min(varying.sum(), spec.n_top))
-    contract.write_genes(out, table, {"train_cells": n_train, "variable_genes": n_variable, "flavor": spec.flavor})
+    facts = {"train_cells": n_train, "variable_genes": n_variable, "flavor": spec.flavor}
+    contract.write_genes(out, table, facts | contract.naming_facts(space))
 
 
 def normalized_dispersion(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:

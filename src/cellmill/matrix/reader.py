@@ -1,12 +1,13 @@
 """Counts out of h5ad files, in row blocks: CSR, sorted, checked value by value.
 
-Memory depends on the block, not on the file, for CSR and dense matrices.
-CSC is transposed in memory for now.
+Memory depends on the block, not on the file.
+CSC is transposed out of core (``transpose``); AnnData in zarr is read the same way (``zarr_store``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -20,7 +21,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cellmill.errors import CellmillError, nearest
+from cellmill.matrix.chunks import Vector, decoding, open_vector
 from cellmill.matrix.tables import read_table
+from cellmill.matrix.transpose import SLAB, Slab, count_rows, rows_of, sorted_into_buckets
+from cellmill.matrix.zarr_store import ZarrArray, ZarrFile, is_zarr
 
 BLOCK_ROWS = 8_192
 BLOCK_VALUES = 1 << 24
@@ -52,6 +56,43 @@ def _first_bad(data: np.ndarray) -> int:
     return -1
 
 
+@numba.njit(cache=True, nogil=True)
+def _convert(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, width: int, counts: np.ndarray, columns: np.ndarray
+) -> bool:
+    """Copy a block as it should be; False at the first thing about it that is not: no count, a zero, a column out of order."""
+    for i in range(len(indptr) - 1):
+        before = -1
+        for k in range(indptr[i], indptr[i + 1]):
+            v, c = data[k], indices[k]
+            if not (v > 0 and v <= 4294967295 and v == np.floor(v) and c > before and c < width):
+                return False
+            counts[k] = np.uint32(v)
+            columns[k] = c
+            before = c
+    return True
+
+
+def as_counts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, width: int) -> sp.csr_matrix | None:
+    """A block in one pass, where it is counts in order, as nearly every block is; None where a closer look is needed."""
+    counts, columns = np.empty(len(data), np.uint32), np.empty(len(data), np.int32)
+    if not _convert(data, indices, indptr, width, counts, columns):
+        return None
+    matrix = sp.csr_matrix((counts, columns, indptr), shape=(len(indptr) - 1, width), copy=False)
+    matrix.has_sorted_indices = matrix.has_canonical_format = True
+    return matrix
+
+
+def planned_blocks(indptr: np.ndarray, rows: int) -> Iterator[tuple[int, int]]:
+    """``(start, stop)`` of row blocks: at most ``rows`` rows, and about ``BLOCK_VALUES`` stored values."""
+    start, n = 0, len(indptr) - 1
+    while start < n:
+        fits = int(np.searchsorted(indptr, indptr[start] + BLOCK_VALUES, side="right")) - 1
+        stop = min(max(fits, start + 1), start + rows, n)
+        yield start, stop
+        start = stop
+
+
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -62,20 +103,21 @@ class CountsFile:
     Args:
         path: the h5ad file.
         where: ``X``, ``raw`` or ``layers/<name>``.
+        threads: how many inflate chunks while the caller works; with one, nothing overlaps.
 
     Raises:
         CellmillError: the file is not HDF5, is truncated, or has no such matrix.
         NotCountsError: while reading, at the first value that is no count; names cell, gene and value.
     """
 
-    def __init__(self, path: str | PathLike[str], where: str) -> None:
-        self.path, self.where = Path(path), where
-        self._file = open_h5ad(self.path)
-        node = {"X": "X", "raw": "raw/X"}.get(where, where)
+    def __init__(self, path: str | PathLike[str], where: str, *, threads: int = 1) -> None:
+        self.path, self.where, self.threads = Path(path), where, threads
+        self._file = _open_any(self.path)
+        node = _node_of(where, self._file)
         if node not in self._file:
             self.close()
             raise CellmillError(self.path, f"no matrix at '{where}'.", nearest(where, self.candidates(self.path)))
-        self._matrix = self._file[node]
+        self._matrix: Any = self._file[node]
         self.layout: Literal["csr", "csc", "dense"] = self._find_layout(node)
         self.shape = self._find_shape()
         for name, length, expected in (("obs", len(self.cell_ids), 0), ("var", len(self.var), 1)):
@@ -99,13 +141,13 @@ class CountsFile:
     @staticmethod
     def candidates(path: str | PathLike[str]) -> list[str]:
         """The matrices of the file, in the order in which ``counts: auto`` looks at them."""
-        with open_h5ad(path) as file:
-            found = ["X"] if "X" in file else []
-            found += ["raw"] if "raw/X" in file else []
-            return found + [f"layers/{name}" for name in sorted(file.get("layers", ()))]
+        with _open_any(Path(path)) as file:
+            found = [where for where in ("X", "raw") if _node_of(where, file) in file]
+            layers = file.names("layers") if isinstance(file, ZarrFile) else sorted(file.get("layers", ()))
+            return found + [f"layers/{name}" for name in layers]
 
     def _find_layout(self, node: str) -> Literal["csr", "csc", "dense"]:
-        if isinstance(self._matrix, h5py.Dataset):
+        if isinstance(self._matrix, (h5py.Dataset, ZarrArray)):
             if self._matrix.ndim == 2:
                 return "dense"
             found = f"a {self._matrix.ndim}-dimensional array"
@@ -152,29 +194,73 @@ class CountsFile:
             for start in range(0, n, rows):
                 yield self._checked(start, sp.csr_matrix(self._read(self._matrix, start, start + rows)))
         else:
-            indptr = self._pointers(width)
-            arrays = (self._read(self._matrix["data"], 0, indptr[-1]), self._indices(0, indptr[-1], n), indptr)
-            whole = sp.csc_matrix(arrays, shape=self.shape).tocsr()
-            for start in range(0, n, rows):
-                yield self._checked(start, whole[start : start + rows])
+            yield from self._csc_blocks(rows)
 
     def _csr_blocks(self, rows: int) -> Iterator[Block]:
         n, width = self.shape
-        indptr, data = self._pointers(n), self._matrix["data"]
-        start = 0
-        while start < n:
-            fits = int(np.searchsorted(indptr, indptr[start] + BLOCK_VALUES, side="right")) - 1
-            stop = min(max(fits, start + 1), start + rows, n)
-            lo, hi = indptr[start], indptr[stop]
-            pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
-            arrays = (self._read(data, lo, hi), self._indices(lo, hi, width), pointers)
-            yield self._checked(start, sp.csr_matrix(arrays, shape=(stop - start, width)))
-            start = stop
+        indptr = self._pointers(n)
+        with decoding(self.threads) as pool:
+            data, indices = (self._vector(name, pool) for name in ("data", "indices"))
+            ahead = planned_blocks(indptr, rows)
+            block = next(ahead, None)
+            while block is not None:
+                start, stop = block
+                lo, hi = int(indptr[start]), int(indptr[stop])
+                values, columns = self._read(data, lo, hi), self._read(indices, lo, hi)
+                block = next(ahead, None)
+                if block is not None:  # under way while the caller works on this one
+                    for vector in (data, indices):
+                        vector.prefetch(int(indptr[block[0]]), int(indptr[block[1]]))
+                pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
+                counts = as_counts(values, columns, pointers, width)
+                if counts is not None:
+                    yield Block(start, counts)
+                    continue
+                arrays = (values, self._in_range(columns, width), pointers)
+                yield self._checked(start, sp.csr_matrix(arrays, shape=(stop - start, width)))
 
-    def _read(self, dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    def _csc_blocks(self, rows: int) -> Iterator[Block]:
+        """Out of core in two passes: how many values each cell has, then the values into buckets of cells."""
+        n, width = self.shape
+        indptr = self._pointers(width)
+        total = int(indptr[-1])
+        per_row = np.zeros(n, np.int64)
+        with decoding(self.threads) as pool:
+            indices = self._vector("indices", pool)
+            for lo in range(0, total, SLAB):
+                found = self._read(indices, lo, min(lo + SLAB, total))
+                count_rows(self._in_range(found, n), per_row)
+            slabs = self._csc_slabs(indptr, self._vector("data", pool), self._vector("indices", pool))
+            with sorted_into_buckets(slabs, per_row, beside=self.path, shown=self.path) as entries:
+                blocks = rows_of(entries, per_row, width, max_rows=rows, max_values=BLOCK_VALUES)
+                for start, block in blocks:
+                    yield self._checked(start, block)
+
+    def _csc_slabs(self, indptr: np.ndarray, data: Vector, indices: Vector) -> Iterator[Slab]:
+        total = int(indptr[-1])
+        for lo in range(0, total, SLAB):
+            hi = min(lo + SLAB, total)
+            values, cells = self._read(data, lo, hi), self._in_range(self._read(indices, lo, hi), self.shape[0])
+            if hi < total:
+                for vector in (data, indices):
+                    vector.prefetch(hi, min(hi + SLAB, total))
+            first, last = int(np.searchsorted(indptr, lo, "right")) - 1, int(np.searchsorted(indptr, hi, "left"))
+            lengths = np.diff(np.clip(indptr[first : last + 1], lo, hi))
+            genes = np.repeat(np.arange(first, last, dtype=np.int32), lengths)
+            values = values.view(np.uint8) if values.dtype == bool else values
+            bad = _first_bad(values)
+            if bad >= 0:
+                raise self._no_count(int(cells[bad]), int(genes[bad]), values[bad])
+            yield cells, genes, values.astype(np.uint32)
+
+    def _vector(self, name: str, pool: ThreadPoolExecutor | None) -> Vector:
+        array = self._matrix[name]
+        return array if isinstance(array, ZarrArray) else open_vector(array, pool)
+
+    def _read(self, dataset: h5py.Dataset | Vector, start: int, stop: int) -> np.ndarray:
         """Numbers in a type that numba knows: native byte order, no half precision."""
         try:
-            values = dataset[start:stop]
+            values = dataset[start:stop] if isinstance(dataset, h5py.Dataset) else dataset.read(start, stop)
         except OSError as error:
             raise _unreadable(self.path, error) from error
         if values.dtype.kind not in "iufb":
@@ -195,7 +281,9 @@ class CountsFile:
 
     def _indices(self, start: int, stop: int, limit: int) -> np.ndarray:
         """``indices`` as int32, all of them below ``limit``: scipy writes to memory without looking."""
-        indices = self._read(self._matrix["indices"], start, stop)
+        return self._in_range(self._read(self._matrix["indices"], start, stop), limit)
+
+    def _in_range(self, indices: np.ndarray, limit: int) -> np.ndarray:
         if len(indices) and (indices.min() < 0 or indices.max() >= limit):
             what = "row" if self.layout == "csc" else "column"
             raise CellmillError(
@@ -219,19 +307,68 @@ class CountsFile:
         bad = _first_bad(block.data.view(np.uint8) if block.data.dtype == bool else block.data)
         if bad >= 0:
             row = int(np.searchsorted(block.indptr, bad, side="right")) - 1
-            cell, gene = self.cell_ids[start + row], self.var.index[block.indices[bad]]
-            raise NotCountsError(
-                self.path,
-                f"{self.where} does not hold counts: cell '{cell}' (row {start + row}), gene '{gene}' "
-                f"has {block.data[bad]}.",
-                "Counts are whole numbers from 0 to 4,294,967,295; say in 'counts:' where the raw counts are.",
-            )
+            raise self._no_count(start + row, int(block.indices[bad]), block.data[bad])
+
+    def _no_count(self, row: int, column: int, value: Any) -> NotCountsError:
+        return NotCountsError(
+            self.path,
+            f"{self.where} does not hold counts: cell '{self.cell_ids[row]}' (row {row}), "
+            f"gene '{self.var.index[column]}' has {value}.",
+            "Counts are whole numbers from 0 to 4,294,967,295; say in 'counts:' where the raw counts are.",
+        )
+
+
+_FILTERS = {
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
 
 
 def _unreadable(path: Path, error: Exception) -> CellmillError:
+    missing = _missing_filter(path)
+    if missing:
+        return CellmillError(
+            path,
+            f"it is compressed by {missing}, which this installation of HDF5 cannot read.",
+            "Type: pip install hdf5plugin (where rules have conda environments: add it to workflow/envs/core.yaml).",
+        )
     return CellmillError(
         path, f"not a whole, readable HDF5 file ({error}).", "It may be truncated or something else; get it again."
     )
+
+
+def _missing_filter(path: Path) -> str | None:
+    """A compression of the file that is not installed, by name and number."""
+
+    def look(_: str, node: Any) -> str | None:
+        if isinstance(node, h5py.Dataset):
+            plist = node.id.get_create_plist()
+            for code in (plist.get_filter(i)[0] for i in range(plist.get_nfilters())):
+                if not h5py.h5z.filter_avail(code):
+                    return f"{_FILTERS.get(code, 'a filter')} (HDF5 filter {code})"
+        return None
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file.visititems(look)
+    except (OSError, RuntimeError, KeyError):
+        return None
+
+
+def _open_any(path: Path) -> h5py.File | ZarrFile:
+    return ZarrFile(path) if is_zarr(path) else open_h5ad(path)
+
+
+def _node_of(where: str, file: h5py.File | ZarrFile) -> str:
+    """The name in the file; anndata before 0.7 wrote ``raw.X`` beside ``X``."""
+    if where == "raw":
+        return "raw.X" if "raw/X" not in file and "raw.X" in file else "raw/X"
+    return where
 
 
 def open_h5ad(path: str | PathLike[str]) -> h5py.File:
@@ -246,16 +383,20 @@ def open_h5ad(path: str | PathLike[str]) -> h5py.File:
         raise _unreadable(Path(path), error) from error
 
 
-def _read_table(path: Path, file: h5py.File, node: str) -> pd.DataFrame:
+def _read_table(path: Path, file: h5py.File | ZarrFile, node: str) -> pd.DataFrame:
+    if node == "raw/var" and node not in file and "raw.var" in file:
+        node = "raw.var"
     if node not in file:
         raise CellmillError(path, f"there is no '{node}'.", "It is not an h5ad file; write it with anndata.")
+    if isinstance(file, ZarrFile):
+        return file.table(node)
     try:
         if isinstance(file[node], h5py.Group):
             return read_table(file[node])
         import anndata
 
         backed = anndata.read_h5ad(path, backed="r")  # anndata's formats before 0.7
-        table = backed.raw.var if node == "raw/var" else getattr(backed, node)
+        table = backed.raw.var if node.startswith("raw") else getattr(backed, node)
         backed.file.close()
         return table
     except OSError as error:

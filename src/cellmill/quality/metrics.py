@@ -13,10 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 
+from cellmill.config import GeneRules
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
-from cellmill.genes.identifiers import PartGenes, resolve_genes
+from cellmill.genes.identifiers import PartGenes
+from cellmill.genes.mapping import name_genes
+from cellmill.genes.table import GeneTable, read_gene_table
 from cellmill.matrix.reader import CountsFile, NotCountsError
 from cellmill.progress import progress
 from cellmill.quality.names import GENE_SETS, TOP
@@ -76,7 +79,8 @@ def measure_quality(
     *,
     part: str,
     counts: str,
-    gene_ids: str,
+    genes: GeneRules,
+    gene_table: str | PathLike[str] | None,
     cell_ids: str,
     batch: str | None,
     out: str | PathLike[str],
@@ -90,10 +94,11 @@ def measure_quality(
         CellmillError: no counts, an empty file, cell ids that stand there twice, no such column.
     """
     candidates = CountsFile.candidates(raw) if counts == "auto" else [counts]
+    table = None if gene_table is None else read_gene_table(gene_table)
     refused: list[str] = []
     for where in candidates:
         try:
-            _measure(raw, where, refused, part, gene_ids, cell_ids, batch, out, out_genes)
+            _measure(raw, where, refused, part, genes, table, cell_ids, batch, out, out_genes)
             return
         except NotCountsError as error:
             if counts != "auto":
@@ -109,7 +114,8 @@ def _measure(
     where: str,
     refused: list[str],
     part: str,
-    gene_ids: str,
+    rules: GeneRules,
+    table: GeneTable | None,
     cell_ids: str,
     batch: str | None,
     out: str | PathLike[str],
@@ -119,7 +125,7 @@ def _measure(
         if 0 in file.shape:
             fix = "Leave this file out of the dataset, or get it again."
             raise CellmillError(raw, f"{where} is {file.shape[0]} cells × {file.shape[1]} genes.", fix)
-        genes = resolve_genes(file.var, ids=gene_ids, where=raw)
+        genes = name_genes(file.var, rules=rules, table=table, where=raw)
         ids = unique_cell_ids(file, part=part, cell_ids=cell_ids)
         batches = obs_strings(file.obs, batch, raw)
         reason = "every value of it is a count"
@@ -140,21 +146,32 @@ def _measure(
 def _batches(
     file: CountsFile, genes: PartGenes, ids: np.ndarray, batches: np.ndarray, facts: dict[str, Any]
 ) -> Iterator[pa.RecordBatch]:
-    members = np.stack([genes.member(s) for s in GENE_SETS])
-    gene_codes = pd.factorize(genes.gene_ids)[0].astype(np.int32) if genes.n_merged else None
+    members = np.stack([genes.member(s)[genes.measured] for s in GENE_SETS])
+    measured, kept = genes.measured, genes.kept
+    gene_codes = None
+    if genes.n_merged or not kept.all():
+        gene_codes = pd.factorize(np.where(kept, genes.gene_ids, None))[0].astype(np.int32)
     with progress(file.shape[0], "cells", "measuring") as counter:
         for block in file.blocks():
             facts["max_count"] = max(facts["max_count"], _largest(block.counts, gene_codes))
             rows = slice(block.start, block.stop)
-            columns = {"cell_id": ids[rows], "batch": batches[rows], **cell_metrics(block.counts, members)}
+            columns = {"cell_id": ids[rows], "batch": batches[rows], **cell_metrics(_columns(block.counts, measured), members)}
             yield pa.RecordBatch.from_arrays(
                 [pa.array(columns[f.name], f.type) for f in contract.QUALITY_SCHEMA], schema=contract.QUALITY_SCHEMA
             )
             counter.update(block.counts.shape[0])
 
 
+def _columns(counts: sp.csr_matrix, chosen: np.ndarray) -> sp.csr_matrix:
+    """The chosen columns, in their order; the block itself where that is all."""
+    return counts if chosen.all() else counts[:, np.flatnonzero(chosen)]
+
+
 def _largest(counts: sp.csr_matrix, gene_codes: np.ndarray | None) -> int:
-    """The largest count of a gene in a cell, after columns that name the same gene are added up."""
+    """The largest count of a gene in a cell, after columns that name the same gene are added up; dropped ones apart."""
+    if gene_codes is not None:
+        kept = gene_codes >= 0
+        counts, gene_codes = _columns(counts, kept), gene_codes[kept]
     if not counts.nnz:
         return 0
     if gene_codes is not None:

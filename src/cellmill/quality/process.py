@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,14 @@ from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
 from cellmill.quality.metrics import obs_column, obs_strings
 from cellmill.quality.names import METRICS
-from cellmill.quality.thresholds import KEPT, cell_outcomes
+from cellmill.quality.thresholds import KEPT, cell_outcomes, filter_reasons
 
 
 def process_part(
     raw: str | PathLike[str],
     *,
     quality: str | PathLike[str],
+    labels: str | PathLike[str],
     part_genes: str | PathLike[str],
     thresholds: str | PathLike[str],
     space: str | PathLike[str],
@@ -41,14 +43,16 @@ def process_part(
 ) -> None:
     """Write the kept cells of a part, and what became of every raw cell.
 
-    Rows stay in the order of the raw file. Columns that name the same gene are added up.
+    Rows stay in the order of the raw file. Columns that name the same gene are added up;
+    those that have no place in the gene space are dropped, and counted.
     """
     measured, measured_facts = contract.read_quality(quality)
     bounds = contract.read_thresholds(thresholds)
     genes = gene_files.read_part_genes(part_genes)
     gene_space = gene_files.read_space(space)
-    columns = columns_in_space(genes.gene_ids, gene_space["gene_id"].to_numpy())
-    outcome = cell_outcomes(measured, spec=rules.quality, thresholds=bounds)
+    columns, reasons = columns_in_space(genes, gene_space["gene_id"].to_numpy())
+    filtered = filter_reasons(contract.read_labels(labels)[0])
+    outcome = cell_outcomes(measured, filtered=filtered, spec=rules.quality, thresholds=bounds)
     keep = outcome == KEPT
     ids = measured["cell_id"]
     with CountsFile(raw, measured_facts["counts"]) as file:
@@ -61,7 +65,7 @@ def process_part(
         with replacing(out) as aside:
             writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]))
             try:
-                _copy_counts(file, keep, columns, writer)
+                lost = _copy_counts(file, keep, columns, writer)
                 var = gene_space.set_index("gene_id")
                 var["gene_symbol"] = var["gene_symbol"].fillna("")
                 facts = {
@@ -72,6 +76,7 @@ def process_part(
                     "dropped": dict(sorted(Counter(outcome[~keep]).items())),
                     "splits": {s: int((obs["split"] == s).sum()) for s in rules.split.fractions},
                     "counts_from": measured_facts["counts"],
+                    **_genes_dropped(reasons, lost),
                 }
                 writer.close(obs=obs, var=var, uns={"cellmill": json.dumps(facts, sort_keys=True)})
             except BaseException:
@@ -123,14 +128,31 @@ def _strings(values: pd.Series) -> pd.Series:
     return text.astype("category")
 
 
-def _copy_counts(file: CountsFile, keep: np.ndarray, columns: np.ndarray, writer: H5adWriter) -> None:
+def _genes_dropped(reasons: np.ndarray, lost: np.ndarray) -> dict[str, Any]:
+    """Columns of the file and counts of the kept cells that are not in the gene space, by reason; empty if all are."""
+    dropped = {
+        r: {"columns": int((reasons == r).sum()), "counts": int(lost[reasons == r].sum())}
+        for r in sorted(set(reasons) - {""})
+    }
+    return {"genes_dropped": dropped} if dropped else {}
+
+
+def _copy_counts(file: CountsFile, keep: np.ndarray, columns: np.ndarray, writer: H5adWriter) -> np.ndarray:
+    """Write the kept cells in the gene space; the counts of each column (columns,) that has no place there."""
+    lost, dropped = np.zeros(len(columns), np.int64), columns < 0
+    stays = np.flatnonzero(~dropped)
     with progress(file.shape[0], "cells", "processing") as counter:
         for block in file.blocks():
             counts = block.counts[keep[block.start : block.stop]]
+            if dropped.any():
+                gone = dropped[counts.indices]
+                np.add.at(lost, counts.indices[gone], counts.data[gone].astype(np.int64))
+                counts = counts[:, stays]
             moved = sp.csr_matrix(
-                (counts.data.astype(np.uint64), columns[counts.indices], counts.indptr),
+                (counts.data.astype(np.uint64), columns[stays][counts.indices], counts.indptr),
                 shape=(counts.shape[0], writer.n_genes),
             )
             moved.sum_duplicates()
             writer.append(moved)
             counter.update(block.counts.shape[0])
+    return lost

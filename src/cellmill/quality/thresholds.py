@@ -15,6 +15,8 @@ from cellmill.config import Quality
 from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
 from cellmill.keys import hash_strings
+from cellmill.quality.labels import refuse_unknown_values
+from cellmill.quality.names import HARD_BOUNDS
 
 log = logging.getLogger("cellmill")
 
@@ -23,33 +25,35 @@ ONLY_UPPER = ("pct_counts_mt",)
 """Metrics of which only too much is bad."""
 
 
-def set_thresholds(parts: Sequence[str | PathLike[str]], *, spec: Quality, out: str | PathLike[str]) -> None:
-    """Median ± n MADs of each metric, per batch, over the cells that pass the fixed bounds.
+def set_thresholds(
+    parts: Sequence[str | PathLike[str]],
+    *,
+    labels: Sequence[str | PathLike[str]],
+    spec: Quality,
+    out: str | PathLike[str],
+) -> None:
+    """Median ± n MADs of each metric, per batch, over the cells that pass the filters and the fixed bounds.
 
     The medians are exact, over all parts at once; the result does not depend on parts or their order.
     Also finds the type that holds every count, and proves that no cell id stands in two parts.
 
     Raises:
-        CellmillError: a cell id in two parts, or no cell that passes the fixed bounds.
+        CellmillError: a cell id in two parts, a filter's value that no cell has, or no cell that passes.
     """
-    columns = ["cell_id", "batch", "total_counts", "n_genes_by_counts", "pct_counts_mt"]
-    wanted = list(dict.fromkeys([*columns, *spec.mads]))
-    tables, largest = [], 0
-    for path in parts:
+    wanted = ["cell_id", *measured_columns(spec)]
+    tables, filtered, largest = [], [], 0
+    said = [contract.read_labels(path) for path in labels]
+    refuse_unknown_values([facts["filters"] for _, facts in said], spec, where=out)
+    for path, (part_labels, _) in zip(parts, said, strict=True):
         table, facts = contract.read_quality(path, columns=wanted)
         tables.append(table)
+        filtered.append(filter_reasons(part_labels))
         largest = max(largest, facts["max_count"])
     table = pa.concat_tables(tables).combine_chunks()
     _refuse_shared_ids(table["cell_id"], parts, [t.num_rows for t in tables])
-    eligible = fixed_outcome(table, spec) == KEPT
+    eligible = fixed_outcome(table, spec, np.concatenate(filtered)) == KEPT
     if not eligible.any():
-        raise CellmillError(
-            out,
-            f"none of {table.num_rows} cells passes min_counts {spec.min_counts}, min_genes {spec.min_genes}"
-            + (f", max_pct_mt {spec.max_pct_mt:g}" if spec.max_pct_mt is not None else "")
-            + ".",
-            "Lower the bounds under 'quality:' in the dataset's file.",
-        )
+        _refuse_to_drop_all(out, table.num_rows, spec)
     batch_values = table["batch"].combine_chunks().dictionary_encode()
     names, codes = batch_values.dictionary.to_pylist(), batch_values.indices.to_numpy()
     metrics = {m: table[m].to_numpy() for m in spec.mads}
@@ -70,10 +74,32 @@ def set_thresholds(parts: Sequence[str | PathLike[str]], *, spec: Quality, out: 
             "cells": table.num_rows,
             "max_count": largest,
             "counts_dtype": smallest_unsigned(largest).name,
-            "fixed": {"min_counts": spec.min_counts, "min_genes": spec.min_genes, "max_pct_mt": spec.max_pct_mt},
+            "fixed": {name: getattr(spec, name) for name in HARD_BOUNDS},
             "dataset": everything,
             "batches": batches,
         },
+    )
+
+
+def measured_columns(spec: Quality) -> list[str]:
+    """The columns of a quality file that decide about a cell."""
+    return list(dict.fromkeys(["batch", *HARD_BOUNDS.values(), *spec.mads]))
+
+
+def filter_reasons(labels: pa.Table) -> np.ndarray:
+    """The filter that each cell fails (cells,), ``kept`` where it passes all."""
+    reasons: np.ndarray = pc.fill_null(labels["filter"], KEPT).to_numpy(zero_copy_only=False)
+    return reasons
+
+
+def _refuse_to_drop_all(where: object, cells: int, spec: Quality) -> None:
+    fixed = {name: getattr(spec, name) for name in HARD_BOUNDS}
+    bounds = [f"{name} {value:.10g}" for name, value in fixed.items() if value is not None]
+    filters = [f"the filter on '{rule.column}'" for rule in spec.filters]
+    raise CellmillError(
+        where,
+        f"none of {cells} cells passes {', '.join([*filters, *bounds])}.",
+        "Lower the bounds under 'quality:' in the dataset's file.",
     )
 
 
@@ -111,19 +137,20 @@ def _bounds(values: np.ndarray, metric: str, n_mads: float | None) -> dict[str, 
     return {"applied": True, "median": median, "mad": mad, "lower": lower, "upper": median + n_mads * mad}
 
 
-def fixed_outcome(table: pa.Table, spec: Quality) -> np.ndarray:
-    """Outcome (cells,) by the fixed bounds alone: ``kept`` or the first bound that fails."""
-    outcome = np.full(table.num_rows, KEPT, object)
-    _drop(outcome, table["total_counts"].to_numpy() < spec.min_counts, "min_counts")
-    _drop(outcome, table["n_genes_by_counts"].to_numpy() < spec.min_genes, "min_genes")
-    if spec.max_pct_mt is not None:
-        _drop(outcome, table["pct_counts_mt"].to_numpy() > spec.max_pct_mt, "max_pct_mt")
+def fixed_outcome(table: pa.Table, spec: Quality, filtered: np.ndarray) -> np.ndarray:
+    """Outcome (cells,) by filters and fixed bounds alone: ``kept`` or the first that a cell fails."""
+    outcome = filtered.astype(object)
+    for name, metric in HARD_BOUNDS.items():
+        bound = getattr(spec, name)
+        if bound is not None:
+            values = table[metric].to_numpy()
+            _drop(outcome, values < bound if name.startswith("min_") else values > bound, name)
     return outcome
 
 
-def cell_outcomes(table: pa.Table, *, spec: Quality, thresholds: dict[str, Any]) -> np.ndarray:
+def cell_outcomes(table: pa.Table, *, filtered: np.ndarray, spec: Quality, thresholds: dict[str, Any]) -> np.ndarray:
     """Outcome (cells,) of quality rows: ``kept``, or the first reason why not, such as ``high pct_counts_mt``."""
-    outcome = fixed_outcome(table, spec)
+    outcome = fixed_outcome(table, spec, filtered)
     batches = table["batch"].to_numpy(zero_copy_only=False)
     for name in pc.unique(table["batch"]).to_pylist():
         mine = batches == name

@@ -23,7 +23,7 @@ from cellmill.errors import CellmillError
 from cellmill.exports.export import account
 from cellmill.files import replacing
 from cellmill.keys import hash_strings
-from cellmill.quality.names import METRICS
+from cellmill.quality.names import HARD_BOUNDS, METRICS
 from cellmill.quality.thresholds import KEPT
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ METRIC_TITLES = {
     "pct_counts_hb": "Haemoglobin counts (%)",
 }
 FIXED_ON = {
-    "min_counts": ("log1p_total_counts", "total_counts"),
-    "min_genes": ("log1p_n_genes_by_counts", "n_genes_by_counts"),
-    "max_pct_mt": ("pct_counts_mt",),
+    name: (f"log1p_{metric}", metric) if f"log1p_{metric}" in METRICS else (metric,)
+    for name, metric in HARD_BOUNDS.items()
 }
 """The metrics that a fixed bound is drawn on."""
 
@@ -202,7 +201,7 @@ def _quality(made: DrawnFrom, dropped: dict[str, int]) -> Figure:
 
 def _bounds(thresholds: dict[str, Any], dropped: dict[str, int]) -> dict[str, _Bound]:
     """The metrics to draw with what to draw on them: those that have a threshold, or counts and genes."""
-    fixed = {k: v for k, v in thresholds["fixed"].items() if v is not None and not (k != "max_pct_mt" and v <= 1)}
+    fixed = {k: v for k, v in thresholds["fixed"].items() if v is not None and not (k.startswith("min_") and v <= 1)}
     names = set(thresholds["dataset"])
     for bound in fixed:
         if not names.intersection(FIXED_ON[bound]):

@@ -21,7 +21,7 @@ from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
-from cellmill.exports.export import account
+from cellmill.exports.export import account, gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
 from cellmill.quality.names import METRICS
 from cellmill.report.loading import how_to_load
@@ -86,13 +86,16 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "variable_genes": gene_facts["variable_genes"],
         "train_cells": gene_facts["train_cells"],
     }
-    exports = [_checked(path, dataset, counted) for path in made.manifests]
+    named = gene_names(gene_facts, made.cells)
+    exports = [_checked(path, dataset, counted | named) for path in made.manifests]
     config = read_json(made.config)
     values = {
         "dataset": dataset,
         "title": title,
         "version": __version__,
         **counted,
+        "gene_table": named["gene_names"]["table"] if named else None,
+        "gene_names": name_rows(named["gene_names"]) if named else [],
         "splits": {name: ledger["splits"].get(name, 0) for name in splits},
         "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
         "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),

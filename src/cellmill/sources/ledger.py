@@ -10,6 +10,8 @@ from cellmill.errors import CellmillError, nearest
 
 COLUMNS = ("name", "version", "address", "sha256", "bytes", "licence", "note")
 UNKNOWN = "-"
+LEDGER = Path(__file__).resolve().parents[3] / "resources" / "ledger.tsv"
+"""The ledger that comes with cellmill."""
 
 
 @dataclass(frozen=True)

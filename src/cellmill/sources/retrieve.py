@@ -17,12 +17,13 @@ from cellmill.files import replacing, scratch, sha256_of, write_json
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled, recover_counts
 from cellmill.sources.fetch import fetch, file_name, redacted
-from cellmill.sources.files import Files, convert_tenx_folder, convert_tenx_h5, is_address, unpack_tenx
+from cellmill.sources.files import Files, is_address
 from cellmill.sources.ledger import Ledger
+from cellmill.sources.tenx import convert_tenx_folder, convert_tenx_h5, unpack_tenx
 
 log = logging.getLogger("cellmill")
 
-READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz")
+READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz", ".zarr.zip")
 
 
 def retrieve_part(source: Source, part: str, out: Path, provenance: Path, *, ledger: Path, mirror: Path | None) -> None:
@@ -82,7 +83,7 @@ def _from_path(source: Files, part: str, out: Path) -> dict[str, Any]:
         _link(path, out)
         note = "A link to the file itself."
     else:
-        note = _convert(path, suffix, out)
+        note = _convert(path, suffix, out, source.genome)
     size = None if path.is_dir() else path.stat().st_size
     return {"path": given, "sha256": wanted, "bytes": size, "note": note}
 
@@ -110,7 +111,7 @@ def _from_address(source: Files, part: str, out: Path, ledger: Path, mirror: Pat
             os.replace(path, out)
             note = ""
         else:
-            note = _convert(path, suffix, out)
+            note = _convert(path, suffix, out, source.genome)
     except CellmillError:
         if first:  # what cannot be read (a login page, say) must not become what is expected from now on
             record.unlink(missing_ok=True)
@@ -128,7 +129,7 @@ def _suffix(where: str, name: str) -> str:
         raise CellmillError(
             where,
             f"cannot tell from '{name}' what this is.",
-            f"Readable are {', '.join(READABLE)}, and local folders with a matrix.mtx; 10x's .h5 and .tar.gz.",
+            f"Readable are {', '.join(READABLE)} (.h5, .tar.gz: of 10x), and local folders: .zarr, or a matrix.mtx.",
         )
     return max(fitting, key=len)
 
@@ -147,13 +148,17 @@ def _verify(part: str, path: Path, wanted: str) -> None:
         )
 
 
-def _convert(path: Path, suffix: str, out: Path) -> str:
+def _convert(path: Path, suffix: str, out: Path, genome: str | None) -> str:
     """Make ``out`` from a file that is no h5ad; a sentence on what was left out."""
+    from cellmill.matrix.zarr_store import convert_zarr, is_zarr
+
     log.info("%s: converting to h5ad", path)
+    if suffix == ".zarr.zip" or (suffix == "folder" and is_zarr(path)):
+        return convert_zarr(path, out)
     if suffix == "folder":
         return convert_tenx_folder(path, out)
     if suffix == ".h5":
-        return convert_tenx_h5(path, out)
+        return convert_tenx_h5(path, out, genome=genome)
     if suffix == ".h5ad.gz":
         return _gunzip(path, out)
     with scratch(out) as folder:
@@ -198,7 +203,7 @@ def check_h5ad(path: Path, *, shown: Path | None = None) -> None:
         raise CellmillError(shown, error.found, error.fix) from error
     with file:
         missing = [name for name in ("obs", "var") if name not in file]
-        if "X" not in file and "raw/X" not in file and not len(file.get("layers", ())):
+        if not any(name in file for name in ("X", "raw/X", "raw.X")) and not len(file.get("layers", ())):
             missing.append("X")
         if not missing:
             return

@@ -1,0 +1,53 @@
+"""Which outside files the genes of a dataset need: a gene table, a list of genes. Light: read whenever a DAG is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellmill.errors import nearest
+from cellmill.sources.ledger import LEDGER, Ledger
+from cellmill.spec import Organism
+
+if TYPE_CHECKING:
+    from cellmill.config import Dataset
+
+NO_TABLE = "none"
+TABLES: dict[Organism, str] = {
+    "homo_sapiens": "genes/genes_homo_sapiens.csv.gz",
+    "mus_musculus": "genes/genes_mus_musculus.csv.gz",
+}
+"""The gene table of an organism, as a name of ``resources/ledger.tsv``: what ``genes.table: auto`` takes."""
+SPACES = ("union", "intersection")
+"""Gene spaces that no file says."""
+
+
+def gene_table(table: str, organism: Organism) -> list[str]:
+    """The file of ``genes.table`` as the workflow asks for it: none, or one."""
+    name = TABLES[organism] if table == "auto" else table
+    return [] if name == NO_TABLE else [_file(name)]
+
+
+def gene_list(space: str) -> list[str]:
+    """The file of ``genes.space`` as the workflow asks for it: none, or one."""
+    return [] if space in SPACES else [_file(space)]
+
+
+def _file(name: str) -> str:
+    return f"resources/{name}" if name in Ledger(LEDGER).names else name
+
+
+def gene_file_problems(dataset: Dataset, base: Path) -> list[str]:
+    """What is wrong with the files that ``genes:`` names, before anything runs."""
+    genes, problems = dataset.genes, []
+    if genes.table == "auto" and dataset.organism not in TABLES:
+        known = ", ".join(TABLES)
+        problems.append(f"genes.table: auto knows no table of organism '{dataset.organism}', only of {known}.")
+    asked = (("table", genes.table, ("auto", NO_TABLE)), ("space", genes.space, SPACES))
+    for key, name, words in asked:
+        if name in words or (base / name).is_file():
+            continue
+        known_names = [n for n in Ledger(LEDGER).names if n.startswith("genes/")]
+        if name not in known_names:
+            problems.append(f"genes.{key}: no file '{name}'. {nearest(name, [*words, *known_names])}")
+    return problems

@@ -1,0 +1,13 @@
+"""What the rules need to know of the obs table of a part."""
+
+from cellmill import script
+from cellmill.config import LabelRules
+from cellmill.quality.labels import read_labels
+
+with script.job(snakemake) as job:
+    read_labels(
+        job.input.raw,
+        quality=job.input.quality,
+        rules=LabelRules(**job.params.rules),
+        out=job.output.labels,
+    )
