@@ -162,6 +162,7 @@ def test_a_local_h5ad_is_linked_and_not_copied(h5ad: Path, out: Path, ledger: Pa
     assert out.samefile(h5ad)
     assert out.is_symlink() and not out.readlink().is_absolute()
     assert facts == {
+        "contract": "raw 1",
         "kind": "files",
         "part": "a",
         "path": str(h5ad),
@@ -418,6 +419,7 @@ def test_an_address_becomes_a_file_of_our_own(h5ad: Path, out: Path, ledger: Pat
     assert out.read_bytes() == content and not out.is_symlink()
     assert sorted(p.name for p in out.parent.iterdir()) == ["a.h5ad", "a.h5ad.sha256", "provenance.json"]
     assert facts == {
+        "contract": "raw 1",
         "kind": "files",
         "part": "a",
         "address": f"{ADDRESS}/cells.h5ad?…",
