@@ -6,6 +6,7 @@ Light on purpose: it is read on every ``snakemake -n``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -321,7 +322,7 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     except OSError as error:
         problems.append(f"{path}: not readable ({error.strerror}). Run this in the folder that has config/.")
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.append(f"{path}: not valid YAML ({' '.join(str(error).split())}).")
         return {}
     if not isinstance(loaded, dict):
@@ -384,16 +385,43 @@ def _explain(where: str, model: type[Spec], error: ValidationError) -> list[str]
 
 
 def _validated(model: type[Any], values: Any, where: str, problems: list[str]) -> Any:
-    """The model of ``values``; where keys are wrong, that of the others, so that these are checked, too; or None."""
+    """The model of ``values``; where entries are wrong, that of the others, so that these are checked, too; or None."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         problems.extend(_explain(where, model, error))
-        wrong = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
+        places = [entry["loc"] for entry in error.errors() if entry["loc"]]
     try:
-        return model.model_validate({k: v for k, v in values.items() if k not in wrong})
+        return model.model_validate(_without(values, places))
     except ValidationError:
         return None
+
+
+def _without(values: dict[str, Any], places: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """``values`` less the wrong entries alone; steps of a place that are no keys are kinds, which pydantic adds."""
+    kept = deepcopy(values)
+    for place in places:
+        holder: Any = kept
+        for step in place[:-1]:
+            if isinstance(holder, dict) and isinstance(holder.get(step), dict):
+                holder = holder[step]
+        holder.pop(place[-1], None)
+    return kept
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, set[str]]:
+    """What the config file defines by name, right or wrong: a wrong definition is one problem, not one for each use."""
+
+    def keys(value: Any) -> set[str]:
+        return {str(k) for k in value} if isinstance(value, dict) else set()
+
+    exports = values.get("exports")
+    paths = (
+        {f"{f}/{name}" for f, members in exports.items() for name in keys(members)}
+        if isinstance(exports, dict)
+        else set()
+    )
+    return {"tokenizers": keys(values.get("tokenizers")), "embedders": keys(values.get("embedders")), "exports": paths}
 
 
 def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = ".") -> Project:
@@ -410,7 +438,9 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
     if values is None:
         values = _read_yaml(base / CONFIG_FILE, problems)
     config: Config | None = _validated(Config, dict(values), CONFIG_FILE, problems)
-    names = config.datasets if config else [n for n in values.get("datasets") or [] if isinstance(n, str)]
+    defined = _named(values)
+    asked = values.get("datasets")
+    names = config.datasets if config else [n for n in asked if isinstance(n, str)] if isinstance(asked, list) else []
     datasets: dict[str, Dataset] = {}
     available = sorted(p.stem for p in (base / DATASET_FOLDER).glob("*.yaml"))
     for name in dict.fromkeys(names):
@@ -422,11 +452,11 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
         if dataset is not None:
             datasets[name] = dataset
             if config is not None:
-                problems.extend(f"{where}, {p}" for p in _cross_check(config, dataset))
+                problems.extend(f"{where}, {p}" for p in _cross_check(config, dataset, defined))
             problems.extend(f"{where}, {p}" for p in _check_files(dataset, base))
             problems.extend(f"{where}, {p}" for p in gene_file_problems(dataset, base))
     if config is not None:
-        problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config))
+        problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config, defined))
     if not names:
         problems.append(f"{CONFIG_FILE}, datasets: no dataset is named. {nearest('', available)}")
     if problems or config is None:
@@ -434,22 +464,19 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
     return Project(config=config, datasets=datasets)
 
 
-def _cross_check(config: Config, dataset: Dataset) -> list[str]:
+def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]]) -> list[str]:
     problems = []
-    families: tuple[tuple[str, list[str], Iterable[str]], ...] = (
-        ("tokenizers", list(dataset.tokenizers), config.tokenizers),
-        ("embedders", list(dataset.embedders), config.embedders),
-        ("exports", dataset.exports, config.exports.by_path()),
-    )
-    for family, asked, known in families:
-        for name in asked:
-            if name not in known:
-                problems.append(f"{family}: '{name}' is not defined in {CONFIG_FILE}. {nearest(name, known)}")
+    for family in ("tokenizers", "embedders", "exports"):
+        for name in getattr(dataset, family):
+            if name not in defined[family]:
+                said = f"{family}: '{name}' is not defined in {CONFIG_FILE}. {nearest(name, defined[family])}"
+                problems.append(said)
     exports = config.exports.by_path()
     for path in dataset.exports:
         if path in exports:
             problems.extend(f"exports: {path}: {p}" for p in exports[path].problems(dataset))
-    for name in dataset.tokenizers:
+    read = (t for path in dataset.exports if path in exports for t in exports[path].tokenizers)
+    for name in dict.fromkeys([*dataset.tokenizers, *read]):
         column = getattr(config.tokenizers.get(name), "library_size", None)
         if column is not None and column not in dataset.kept_columns:
             problems.append(
@@ -458,13 +485,13 @@ def _cross_check(config: Config, dataset: Dataset) -> list[str]:
     return problems
 
 
-def _check_exports(config: Config) -> list[str]:
+def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
     problems = []
     for path, spec in config.exports.by_path().items():
         where = "exports." + path.replace("/", ".")
         for family, names, known in (
-            ("tokenizer", spec.tokenizers, config.tokenizers),
-            ("embedder", spec.embedders, config.embedders),
+            ("tokenizer", spec.tokenizers, defined["tokenizers"]),
+            ("embedder", spec.embedders, defined["embedders"]),
         ):
             for name in names:
                 if name not in known:
@@ -482,7 +509,10 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
     for key, found in dataset.source.local_files(base).items():
         if found is None:
-            problems.append(f"source.{key}: no such file. Paths are relative to the folder that snakemake runs in.")
+            problems.append(
+                f"source.{key}: no such file{dataset.source.shown(key)}. "
+                "Paths are relative to the folder that snakemake runs in."
+            )
             continue
         columns = _obs_columns(found)
         if columns is None:

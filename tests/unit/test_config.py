@@ -132,7 +132,6 @@ def test_an_unknown_key_of_the_config_is_named_with_the_nearest(root: Path, path
     assert_said(problem, f"config/config.yaml, .*{said}")
 
 
-@pytest.mark.xfail(strict=True, reason="what is defined beside the wrong key is taken for undefined")
 @pytest.mark.parametrize("path", ["tokenizers.rank.max_len", "embedders.pca.n_component", "exports.hf.cells.tokeniser"])
 def test_one_wrong_key_is_one_problem(root: Path, path: str) -> None:
     """It does not make undefined what stands beside it."""
@@ -333,7 +332,6 @@ def test_a_file_that_is_no_map_is_named(root: Path, content: str, found: str) ->
     assert_said(said[0], f".*heart.yaml: found {found}, expected keys and values.")
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError from _read_yaml")
 def test_a_file_in_another_encoding_is_named(root: Path) -> None:
     """By an error of ours."""
     load(root)
@@ -362,7 +360,6 @@ def test_a_dataset_with_an_odd_name_is_refused(root: Path) -> None:
     assert_said(said[0], "config/config.yaml, datasets.0: .*should match pattern.*Found: '../heart'.")
 
 
-@pytest.mark.xfail(strict=True, reason="load_project looks for a dataset per letter")
 def test_one_name_is_not_taken_for_its_letters(root: Path) -> None:
     """`datasets: heart` is one problem, and says what was found."""
     said = problems(root, config={**CONFIG, "datasets": "heart"})
@@ -382,7 +379,6 @@ def test_a_library_size_that_is_not_kept_is_named(root: Path) -> None:
     assert_said(problem, ".*columns.keep: tokenizer 'rank' takes the library size from 'n_counts', which is not kept.")
 
 
-@pytest.mark.xfail(strict=True, reason="_cross_check looks at dataset.tokenizers only")
 def test_a_library_size_of_an_export_s_tokenizer_that_is_not_kept_is_named(root: Path) -> None:
     """Also where the dataset itself does not ask for the tokenizer."""
     config = change(CONFIG, "tokenizers.rank.library_size", "n_counts")

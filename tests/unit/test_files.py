@@ -25,6 +25,7 @@ from cellmill.errors import CellmillError
 from cellmill.files import format_bytes, inside, is_disk_full, read_json, replacing, scratch, sha256_of, write_json
 from cellmill.matrix.writer import H5adWriter
 
+from .export_rows import make_rows
 from .stages import make, random_counts, write_raw
 
 
@@ -278,3 +279,19 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
     with h5py.File(made.file("0", "h5ad")) as file:
         assert json.loads(file["uns/cellmill"][()])["cells"] == 700  # HDF5 itself works on
     assert sha256_of(raw)
+
+
+@pytest.mark.parametrize("format_", ["hf", "hdf5", "mds", "scdl"])
+def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> None:
+    """Nothing under its name, and no crash of a library below."""
+    from importlib import import_module
+
+    from cellmill.exports import parse_export
+
+    kind = {"hf": {"kind": "single", "tokenizer": "rank", "embeddings": []}, "mds": {"tokenizer": "rank"}}.get(
+        format_, {}
+    )
+    rows = make_rows({"train": 3_000}, genes=2_000)
+    write = import_module(f"cellmill.exports.{format_}").write
+    with told_that_the_disk_is_full(small_disk), replacing(small_disk / "cells", directory=True) as folder:
+        write(folder, rows.header, rows.batches(500), parse_export(f"{format_}/cells", kind))

@@ -78,7 +78,7 @@ def write(
     The bytes depend on the rows alone, not on how they are cut into batches.
     Memory: the obs columns of one file, and one chunk of counts.
     """
-    import h5py
+    from cellmill.matrix.writer import new_hdf5
 
     experiment = header.batch if spec.experiment is None else spec.experiment
     asked = [c for c in header.obs.names if c != experiment]
@@ -97,7 +97,7 @@ def write(
             first = number * spec.cells_per_file
             cells = min(spec.cells_per_file, header.cells[split] - first)
             name = f"{split}/batch_{number:04d}.h5"
-            with h5py.File(out / name, "w") as file:
+            with new_hdf5(out / name) as file:
                 file.attrs.update({"dataset": header.dataset, "split": split, "first_cell": first})
                 values = _fill(
                     file,
@@ -157,12 +157,15 @@ def _fill(
     import numpy as np
     import pyarrow as pa
 
+    from cellmill.matrix.writer import check_room
+
     shape = (cells, len(header.genes))
     sink = (_Csr if layout == "csr" else _Dense)(file, shape=shape, dtype=header.counts_dtype)
     ids, experiments = _Strings(), _Strings()
     texts = {c: _Strings() for c, kind in columns.items() if kind == "string"}
     numbers: dict[str, list[np.ndarray]] = {c: [] for c in columns if c not in texts}
     for piece in pieces:
+        check_room(file.filename)
         sink.add(*checked_counts(piece, header))
         ids.add(piece["cell_id"])
         if experiment is None:

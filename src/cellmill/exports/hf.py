@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.exports.spec import ExportSpec
@@ -98,14 +99,13 @@ def _write_single(
     from cellmill.exports.rows import in_groups
 
     columns = [f.name for f in header.obs]
-    files = _ParquetFiles(out)
-    for split, number, table in in_groups(rows, group_rows=GROUP_ROWS, file_rows=spec.cells_per_file):
-        shown = {"cell_id": table["cell_id"].cast(pa.string())}
-        if spec.tokenizer is not None:
-            shown["input_ids"] = table[f"tokens:{spec.tokenizer}"].cast(pa.list_(pa.int32()))
-        shown |= {f"embedding_{e}": table[f"embedding:{e}"] for e in spec.embeddings}
-        files.add(split, number, pa.table(shown | {c: table[c] for c in columns}))
-    files.close()
+    with _ParquetFiles(out) as files:
+        for split, number, table in in_groups(rows, group_rows=GROUP_ROWS, file_rows=spec.cells_per_file):
+            shown = {"cell_id": table["cell_id"].cast(pa.string())}
+            if spec.tokenizer is not None:
+                shown["input_ids"] = table[f"tokens:{spec.tokenizer}"].cast(pa.list_(pa.int32()))
+            shown |= {f"embedding_{e}": table[f"embedding:{e}"] for e in spec.embeddings}
+            files.add(split, number, pa.table(shown | {c: table[c] for c in columns}))
     if vocabulary is not None:
         write_tokens(out / "vocabulary.json", vocabulary)
     said = {"columns": files.columns, "files": files.cells}
@@ -128,11 +128,9 @@ def _write_multiplets(
     from cellmill.exports.multiplets import split_multiplets
     from cellmill.files import scratch
 
-    files = _ParquetFiles(out)
-    with scratch(out / "sentences") as folder:
+    with scratch(out / "sentences") as folder, _ParquetFiles(out) as files:
         for split, number, table in split_multiplets(rows, header, spec, folder, group_rows=GROUP_ROWS):
             files.add(split, number, table)
-    files.close()
     return {"columns": files.columns, "files": files.cells, "caption": spec.caption or header.label}
 
 
@@ -160,7 +158,14 @@ class _ParquetFiles:
         files = self.cells.setdefault(split, {})
         files[name] = files.get(name, 0) + table.num_rows
 
+    def __enter__(self) -> _ParquetFiles:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            self.close()  # after an error, too: an open file keeps its room on a full disk
+
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()

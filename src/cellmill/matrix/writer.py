@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
@@ -13,6 +16,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 CHUNK_VALUES = 1 << 17
+ROOM_TO_FINISH = 32 << 20
+"""What HDF5 may hold back, in bytes: a block of rows, and its caches."""
 
 
 class H5adWriter:
@@ -30,7 +35,6 @@ class H5adWriter:
         self.n_genes, self.dtype = n_genes, np.dtype(dtype)
         self._path = path
         self._file = h5py.File(path, "w")
-        self._descriptor = self._file.id.get_vfd_handle()
         self._file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         self._x = self._file.create_group("X")
         self._data = self._growing("data", self.dtype)
@@ -49,6 +53,7 @@ class H5adWriter:
         """Add rows (n, genes), none included; every value must fit the type of the file."""
         if counts.shape[0] == 0:
             return
+        check_room(self._path)
         if counts.nnz and counts.data.max() > np.iinfo(self.dtype).max:
             raise OverflowError(f"{counts.data.max()} does not fit {self.dtype}")
         self._indptr.append(self._indptr[-1][-1] + counts.indptr[1:].astype(np.int64))
@@ -88,19 +93,53 @@ class H5adWriter:
         for name in ("layers", "obsm", "varm", "obsp", "varp"):
             write_elem(self._file, name, {})
         write_elem(self._file, "uns", uns)
-        self._file.flush()  # fails here on a full disk: where closing fails, HDF5 2.0 crashes later
+        check_room(self._path)
+        self._file.flush()
         self._file.close()
 
     def abandon(self) -> None:
-        """Close without finishing, after an error; the caller removes the file.
+        """Close without finishing, after an error; the caller removes the file."""
+        abandon(self._file, self._path)
 
-        HDF5 cannot discard: it writes what is in its caches, fails again on a full disk, and keeps the file open.
-        So that its room is free at once, what is left is written to memory (16 MB at most), where that can be had.
-        """
-        with contextlib.suppress(OSError, AttributeError):
-            if os.path.samestat(os.fstat(self._descriptor), os.stat(self._path)):
-                elsewhere = os.memfd_create("abandoned")
-                os.dup2(elsewhere, self._descriptor)
-                os.close(elsewhere)
-        with contextlib.suppress(OSError, RuntimeError):
-            self._file.close()
+
+@contextlib.contextmanager
+def new_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
+    """A new HDF5 file, closed when its block ends, and abandoned where that ends with an error."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+        check_room(path)
+        file.flush()
+        file.close()
+    except BaseException:
+        abandon(file, path)
+        raise
+
+
+def check_room(path: str | PathLike[str]) -> None:
+    """Fail as a full disk does while there is still room for what HDF5 holds back.
+
+    Called before each block of rows: where HDF5 itself meets the full disk,
+    it may lose the error (as it closes a dataset) or crash (as it flushes).
+
+    Raises:
+        OSError: fewer than ``ROOM_TO_FINISH`` bytes are left.
+    """
+    if shutil.disk_usage(os.path.dirname(path) or ".").free < ROOM_TO_FINISH:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def abandon(file: h5py.File, path: str | PathLike[str]) -> None:
+    """Close a file that was not finished; the caller removes it.
+
+    HDF5 cannot discard: it writes what is in its caches, fails again on a full disk, and keeps the file open.
+    So that its room is free at once, what is left is written to memory (16 MB at most), where that can be had.
+    """
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        descriptor = file.id.get_vfd_handle()
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            elsewhere = os.memfd_create("abandoned")
+            os.dup2(elsewhere, descriptor)
+            os.close(elsewhere)
+    with contextlib.suppress(OSError, RuntimeError):
+        file.close()

@@ -32,6 +32,10 @@ class Bundled(Spec):
         path = Path(scanpy.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
         return path if path.exists() else None
 
+    def shown(self, key: str) -> str:
+        """What is missing behind a key of ``local_files``, for an error."""
+        return " in the installed scanpy"
+
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""
         return {"name": self.packaged_file()}

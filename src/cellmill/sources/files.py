@@ -29,6 +29,10 @@ class Files(Spec):
         """Names of the parts, sorted."""
         return sorted(self.files)
 
+    def shown(self, key: str) -> str:
+        """The path behind a key of ``local_files``, for an error."""
+        return f" '{self.files[key.removeprefix('files.')]}'"
+
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""
         local = {k: base / v for k, v in self.files.items() if not is_address(v)}
