@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lock lint format clean FORCE
+.PHONY: help run test bench setup lock lint format clean FORCE
 
 # A PYTHONPATH of the user's would be found before the locked packages;
 # without compiled bytecode each of the many short jobs would compile its imports again.
@@ -30,6 +30,9 @@ run: setup ## run the workflow on this machine; more options in SNAKEMAKE_ARGS="
 
 test: .venv/.test-ok ## run the tests; more options in PYTEST_ARGS="-k split"
 	@$(IN) $(BIN)/pytest $(PYTEST_ARGS)
+
+bench: .venv/.test-ok ## measure beside the peers; less in BENCH_ARGS="read --cells 20000"
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 setup: .venv/.ok ## make .venv from requirements.lock; another Python with PYTHON=python3.12
 

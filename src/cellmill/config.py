@@ -23,6 +23,8 @@ from cellmill.tokenizers import Tokenizer
 
 CONFIG_FILE = "config/config.yaml"
 DATASET_FOLDER = "config/datasets"
+RESERVED_PARTS = frozenset({"duplicates", "splits", "ledger"})
+"""Names that no part may have."""
 
 
 class Columns(Spec):
@@ -99,10 +101,33 @@ class Filter(Spec):
         return [self.equals] if self.equals is not None else list(self.in_ or [])
 
 
+class Duplicates(Spec):
+    """Cells that have the same counts in every gene, whatever they are called: atlases share cells."""
+
+    rule: Literal["report", "keep", "drop", "error"] = "report"
+    """`report`: all stay and are counted, but twins in different splits are an error; `keep`: these are counted, too;
+    `drop`: of twins the first by a hash of the cell id stays; `error`: any twins are an error."""
+    min_counts: int = Field(default=50, ge=1)
+    """Cells with fewer counts are not compared: they are equal by chance."""
+
+
+class Rare(Spec):
+    """What becomes of values of an obs column that few kept cells have."""
+
+    column: Column
+    """The obs column, such as the cell type; it stays with the cells."""
+    min_cells: PositiveInt = 5
+    """Fewest kept cells of a value that is not rare."""
+    rule: Literal["merge", "drop"] = "merge"
+    """`merge`: rare values become `into`; `drop`: cells that have one are dropped."""
+    into: str = Field(default="other", min_length=1)
+    """The value that rare ones become."""
+
+
 class Quality(Spec):
     """Which cells are kept. Every rule is optional; what is dropped is counted by its first reason.
 
-    The order of the reasons: filters, hard bounds, deviations from the median; in each, as they stand in this table.
+    The order of the reasons: filters, hard bounds, deviations from the median, duplicates, rare categories.
     """
 
     filters: list[Filter] = []
@@ -130,6 +155,10 @@ class Quality(Spec):
     """Metric: most median absolute deviations from the median of the batch. Your map replaces this one."""
     min_batch_cells: PositiveInt = 50
     """A batch with fewer cells takes the thresholds of the whole dataset."""
+    duplicates: Duplicates = Duplicates()
+    """Cells that have the same counts in every gene."""
+    rare: Rare | None = None
+    """Values of an obs column that few kept cells have. `null`: they stay as they are."""
 
     @field_validator("mads")
     @classmethod
@@ -155,12 +184,45 @@ class Quality(Spec):
 class Split(Spec):
     """Who trains and who tests, decided before anything is fitted."""
 
-    by: str = "cell"
-    """`cell`, or an obs column (donor, study, drug): then no group stands on two sides."""
+    by: str | list[Column] = "cell"
+    """`cell`, or an obs column (donor, study, drug), or a list of columns: then no group stands on two sides."""
     fractions: dict[Name, Fraction] = {"train": 0.8, "val": 0.1, "test": 0.1}
-    """Share of the cells (or groups) in each split; must add up to 1 and have `train`."""
+    """Share of the kept cells in each split; must add up to 1 and have `train`."""
     seed: int = 0
     """Another seed, another split; the same seed, the same split, whatever the parts and their order."""
+    method: Literal["balanced", "hash"] | None = None
+    """`hash`: a cell's or group's place depends on nothing else, and fractions are met on average; `balanced`: every
+    split is within one group of its fraction (of cells: within one cell), and new data may move groups at the edges.
+    `null`: `hash` for cells, `balanced` for groups and strata."""
+    stratify: list[Column] = []
+    """With `by: cell`: obs columns of which every combination of values is split by the fractions for itself."""
+    explicit: dict[Name, str | list[str | list[str]]] = {}
+    """Split: its cell ids or groups (each a list of values where `by` has several columns), or a file with one per
+    line, values apart by tabs, as in a published split; what is not named is split as above."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns whose values make a group; none where the split is by cell."""
+        if self.by == "cell":
+            return []
+        return [self.by] if isinstance(self.by, str) else list(self.by)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether fractions are met within one group."""
+        return bool(self.columns or self.stratify) if self.method is None else self.method == "balanced"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Lists in files, by split."""
+        return {name: listed for name, listed in self.explicit.items() if isinstance(listed, str)}
+
+    @field_validator("by")
+    @classmethod
+    def _columns_once(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list) and (not value or "cell" in value or len(set(value)) < len(value)):
+            raise ValueError(f"{value} is no list of obs columns, each once")
+        return value
 
     @field_validator("fractions")
     @classmethod
@@ -172,14 +234,56 @@ class Split(Spec):
             raise ValueError("there is no 'train' above 0: what is learned from the data is learned there")
         return value
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Split:
+        if self.stratify and self.columns:
+            raise ValueError("stratify needs 'by: cell': a group stands on one side as a whole")
+        if self.stratify and not self.balanced:
+            raise ValueError("stratify needs 'method: balanced', or none said")
+        for name in self.explicit:
+            if name not in self.fractions:
+                fix = nearest(name, self.fractions)
+                raise ValueError(f"explicit: '{name}' is no split; give it a fraction, which may be 0. {fix}")
+        listed = [
+            tuple(v) if isinstance(v, list) else (v,)
+            for values in self.explicit.values()
+            if isinstance(values, list)
+            for v in values
+        ]
+        twice = next((v for v in listed if listed.count(v) > 1), None) if len(listed) < 10_000 else None
+        if twice is not None:
+            raise ValueError(f"explicit: {', '.join(twice)} is listed twice")
+        wrong = next((v for v in listed if len(v) != max(1, len(self.columns))), None)
+        if wrong is not None:
+            raise ValueError(f"explicit: {list(wrong)} has {len(wrong)} values, 'by' has {max(1, len(self.columns))}")
+        return self
+
 
 class VariableGenes(Spec):
     """Variable genes over the training cells of all parts."""
 
-    flavor: Literal["seurat"] = "seurat"
-    """`seurat`: normalised dispersion in bins of mean expression, as scanpy's default."""
+    flavor: Literal["seurat", "cell_ranger", "seurat_v3", "dispersion"] = "seurat"
+    """`seurat`: dispersion of normalised counts in bins of mean expression, scanpy's default; `cell_ranger`: that of \
+their log1p; `seurat_v3`: variance of the counts over that expected of their mean, by one more pass over them; \
+`dispersion`: variance over mean of the counts."""
     n_top: PositiveInt = 2000
-    """How many genes count as variable; where fewer vary, all that do."""
+    """How many genes count as variable; where fewer vary, all that do. Of `seurat` and `cell_ranger` without batches, \
+genes that equal the last one count, too, as in scanpy."""
+    by_batch: bool = False
+    """`true`: genes are ranked within each batch of `columns.batch`, and first come those that rank high in most \
+(`seurat_v3`: those of the best median rank), as with scanpy's `batch_key`."""
+    min_cells_fraction: Fraction = 0.001
+    """Of `dispersion`: genes in a smaller share of the cells (with `by_batch`: of the batch) are left aside."""
+
+    @property
+    def scale(self) -> str:
+        """What `measure_genes` sums per batch: normalised counts, their log1p, or the counts."""
+        return {"seurat": "normalized", "cell_ranger": "log1p"}.get(self.flavor, "counts")
+
+    @property
+    def clips(self) -> bool:
+        """Whether counts are clipped by a model, in one more pass over them."""
+        return self.flavor == "seurat_v3"
 
 
 class LabelRules(Spec):
@@ -234,9 +338,9 @@ class Dataset(Spec):
     @property
     def kept_columns(self) -> list[str]:
         """Obs columns that stay with the cells, each once, in a stable order."""
-        split = [] if self.split.by == "cell" else [self.split.by]
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
-        return list(dict.fromkeys([*named, *split, *self.columns.keep]))
+        rare = [] if self.quality.rare is None else [self.quality.rare.column]
+        return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
 
     @property
     def gene_rules(self) -> GeneRules:
@@ -246,12 +350,23 @@ class Dataset(Spec):
     @property
     def label_rules(self) -> LabelRules:
         """What `read_labels` depends on."""
-        return LabelRules(filters=self.quality.filters)
+        rare = self.quality.rare
+        return LabelRules(
+            filters=list(self.quality.filters),
+            groups=self.split.columns,
+            strata=self.split.stratify,
+            category=None if rare is None else rare.column,
+        )
 
     @property
     def cell_rules(self) -> CellRules:
         """What `process_part` depends on."""
         return CellRules(quality=self.quality, split=self.split, kept_columns=self.kept_columns)
+
+    @property
+    def gene_batch(self) -> str | None:
+        """The obs column by whose batches genes are ranked; None: one ranking over all cells."""
+        return self.columns.batch if self.variable_genes.by_batch else None
 
 
 class Config(Spec):
@@ -475,6 +590,10 @@ def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]])
     for path in dataset.exports:
         if path in exports:
             problems.extend(f"exports: {path}: {p}" for p in exports[path].problems(dataset))
+    if dataset.variable_genes.by_batch and dataset.columns.batch is None:
+        problems.append(
+            "variable_genes.by_batch: there is no batch column. Name it in columns.batch, or set by_batch: false."
+        )
     read = (t for path in dataset.exports if path in exports for t in exports[path].tokenizers)
     for name in dict.fromkeys([*dataset.tokenizers, *read]):
         column = getattr(config.tokenizers.get(name), "library_size", None)
@@ -507,6 +626,11 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
     for column in dataset.kept_columns:
         if column in RESERVED_COLUMNS:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
+    for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
+        problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")
+    for name, path in dataset.split.files.items():
+        if not (base / path).is_file():
+            problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")
     for key, found in dataset.source.local_files(base).items():
         if found is None:
             problems.append(
@@ -520,7 +644,9 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
         asked: list[tuple[str, str]] = [("columns.keep", c) for c in dataset.columns.keep]
         asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
         asked += [("quality.filters", f.column) for f in dataset.quality.filters]
-        asked += [("split.by", dataset.split.by)] if dataset.split.by != "cell" else []
+        asked += [("quality.rare", dataset.quality.rare.column)] if dataset.quality.rare is not None else []
+        asked += [("split.by", c) for c in dataset.split.columns]
+        asked += [("split.stratify", c) for c in dataset.split.stratify]
         for key_, column in asked:
             if column not in columns:
                 problems.append(f"{key_}: no column '{column}' in {found.name}. {nearest(column, columns)}")
@@ -528,9 +654,13 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
 
 
 def _obs_columns(path: Path) -> list[str] | None:
-    """Names of the obs columns of an h5ad file, or None where it cannot be read so early."""
+    """Names of the obs columns of an h5ad file or a zarr folder, or None where it cannot be read so early."""
     import h5py
 
+    from cellmill.matrix.zarr_store import obs_columns
+
+    if path.is_dir():
+        return obs_columns(path)
     try:
         with h5py.File(path, "r") as file:
             obs = file["obs"]

@@ -22,6 +22,8 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`genes:`", "", models.Genes),
     ("`quality:`", "", models.Quality),
     ("`quality.filters:`", "", models.Filter),
+    ("`quality.duplicates:`", "", models.Duplicates),
+    ("`quality.rare:`", "", models.Rare),
     ("`split:`", "", models.Split),
     ("`variable_genes:`", "", models.VariableGenes),
     ("Source `bundled`", "", sources.Bundled),

@@ -90,7 +90,7 @@ def run_export(snakemake: Any) -> None:
             path=said.params.path,
             spec=parse_export(said.params.path, said.params.spec),
             about=about(said),
-            cells=list(said.input.cells),
+            ledger=said.input.ledger,
             genes=said.input.genes,
             vocabulary_file=next(iter(said.input.vocabulary), None),
             out=said.output.manifest,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from cellmill.contracts import embedding, genes, manifest, quality, tokens, versions, vocabulary
+from cellmill.contracts import embedding, genes, ledger, manifest, quality, splits, tokens, versions, vocabulary
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import Contract
 from cellmill.errors import CellmillError
@@ -34,6 +34,7 @@ VOCABULARY = vocabulary.Vocabulary(
 
 def quality_rows() -> pa.RecordBatch:
     columns = {"cell_id": ["x", "y"], "batch": ["p", "q"]} | {m: [1, 2] for m in METRICS}
+    columns |= {"content_1": [2**64 - 1, 0], "content_2": [3, 4]}
     return pa.RecordBatch.from_pydict(columns, schema=quality.QUALITY_SCHEMA)
 
 
@@ -45,6 +46,21 @@ def cells() -> pa.Table:
 def labels() -> pa.Table:
     columns = {"filter": [None, "filter a"], "group": ["g", "h"], "stratum": [None, None], "category": ["T", None]}
     return pa.table(columns, schema=quality.LABELS_SCHEMA)
+
+
+def twins() -> pa.RecordBatch:
+    columns = {"part": ["p", "q"], "row": [0, 3], "content_1": [2**64 - 1] * 2, "content_2": [1, 1]}
+    return pa.RecordBatch.from_pydict(columns | {"first": [True, False]}, schema=splits.DUPLICATES_SCHEMA)
+
+
+def decided() -> pa.Table:
+    columns = {"role": ["stratum", "cell"], "value": ["", "x"], "cells": [9, 1], "split": [None, "train"]}
+    return pa.table(columns | {"edges": [[5, 2**64 - 1], None]}, schema=splits.SPLITS_SCHEMA)
+
+
+def accounts() -> pa.Table:
+    columns = {"part": ["p", "p"], "batch": ["a", "a"], "outcome": ["kept", "min_counts"], "split": ["train", None]}
+    return pa.table(columns | {"cells": [3, 4]}, schema=ledger.LEDGER_SCHEMA)
 
 
 def token_rows() -> pa.RecordBatch:
@@ -111,6 +127,27 @@ CASES = [
         (labels().to_pylist(), 2),
     ),
     Case(
+        versions.DUPLICATES,
+        "x.parquet",
+        lambda path: splits.write_duplicates(path, [twins()], {"cells": 2}),
+        lambda path: (splits.read_duplicates(path, "p")[0].to_pylist(), splits.read_duplicates(path)[1]["cells"]),
+        (twins().to_pylist()[:1], 2),
+    ),
+    Case(
+        versions.SPLITS,
+        "x.parquet",
+        lambda path: splits.write_splits(path, decided(), {"rare": {}}),
+        lambda path: (splits.read_splits(path)[0].to_pylist(), splits.read_splits(path)[1]["rare"]),
+        (decided().to_pylist(), {}),
+    ),
+    Case(
+        versions.LEDGER,
+        "x.parquet",
+        lambda path: ledger.write_ledger(path, accounts(), {"groups": None}),
+        lambda path: (ledger.read_ledger(path)[0].to_pylist(), ledger.read_ledger(path)[1]["groups"]),
+        (accounts().to_pylist(), None),
+    ),
+    Case(
         versions.PART_GENES,
         "x.parquet",
         lambda path: genes.write_part_genes(path, PartGenes(np.array(["b", "a"]), np.array(["B", None]), "index")),
@@ -147,6 +184,8 @@ CASES = [
         cells().to_pylist(),
     ),
     arrays(versions.GENE_SUMS),
+    arrays(versions.GENE_CLIP),
+    arrays(versions.CLIPPED_SUMS),
     Case(
         versions.GENES,
         "x.parquet",
@@ -393,3 +432,35 @@ def test_an_export_of_an_unknown_format_is_refused(exported: Path) -> None:
     path.write_text(path.read_text().replace("hf/cells", "csv/cells"))
     with pytest.raises(CellmillError, match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, scdl"):
         manifest.read(exported)
+
+
+# Archives
+
+
+ARCHIVES = Path(__file__).parent / "archives"
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("gene_sums_1.npz", genes.read_sums), ("genes_1.parquet", genes.read_genes)],
+    ids=["gene_sums 1", "genes 1"],
+)
+def test_gene_files_of_an_older_version_are_refused(name: str, read: Callable[[Path], object]) -> None:
+    """Written by `make` of tests/unit/stages.py from `random_counts(12, 5)`, all cells in training."""
+    with pytest.raises(CellmillError, match=r"found '\w+ 1', this cellmill reads '\w+ 2'\. Run snakemake again"):
+        read(ARCHIVES / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("quality_1.parquet", quality.read_quality),
+        ("thresholds_1.json", quality.read_thresholds),
+        ("cells_1.parquet", quality.read_cells),
+    ],
+    ids=["quality 1", "thresholds 1", "cells 1"],
+)
+def test_files_of_cells_of_an_older_version_are_refused(name: str, read: Callable[[Path], object]) -> None:
+    """Written at 98a1c96 by ``make`` of tests/unit/stages.py, of six random cells of five genes."""
+    with pytest.raises(CellmillError, match=r"found '\w+ 1', this cellmill reads '\w+ 2'.*it is made anew"):
+        read(ARCHIVES / name)

@@ -12,13 +12,17 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cellmill.config import Dataset, GeneRules, LabelRules
+from cellmill.genes.clipped import fit_clip, measure_clipped
 from cellmill.genes.files import gene_list, gene_table
 from cellmill.genes.space import unify_genes
 from cellmill.genes.statistics import measure_genes
 from cellmill.genes.variable import rank_genes
+from cellmill.quality.duplicates import find_duplicates
 from cellmill.quality.labels import read_labels
+from cellmill.quality.ledger import write_ledger
 from cellmill.quality.metrics import measure_quality
 from cellmill.quality.process import process_part
+from cellmill.quality.splits import assign_splits
 from cellmill.quality.thresholds import set_thresholds
 
 NO_MADS: dict[str, Any] = {"mads": {}}
@@ -69,6 +73,18 @@ class Made:
     def thresholds(self) -> Path:
         return self.folder / "thresholds.json"
 
+    @property
+    def duplicates(self) -> Path:
+        return self.folder / "duplicates.parquet"
+
+    @property
+    def splits(self) -> Path:
+        return self.folder / "splits.parquet"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.parquet"
+
     def files(self, suffix: str) -> list[Path]:
         return [self.file(p, suffix) for p in self.parts]
 
@@ -106,6 +122,15 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
     labels = label(folder, raws, dataset.label_rules)
     set_thresholds(made.files("quality.parquet"), labels=labels, spec=dataset.quality, out=made.thresholds)
+    decided = {"labels": labels, "thresholds": made.thresholds}
+    find_duplicates(made.files("quality.parquet"), **decided, spec=dataset.quality, out=made.duplicates)
+    assign_splits(
+        made.files("quality.parquet"),
+        **decided,
+        duplicates=made.duplicates,
+        rules=dataset.cell_rules,
+        out=made.splits,
+    )
     unify_genes(
         made.files("genes.parquet"), spec=dataset.genes, out=space, out_mapping=folder / "mapping.parquet", **files
     )
@@ -116,15 +141,38 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
             labels=made.file(part, "labels.parquet"),
             part_genes=made.file(part, "genes.parquet"),
             thresholds=made.thresholds,
+            duplicates=made.duplicates,
+            splits=made.splits,
             space=space,
             rules=dataset.cell_rules,
             part=part,
             out=made.file(part, "h5ad"),
             out_cells=made.file(part, "cells.parquet"),
         )
-        measure_genes(made.file(part, "h5ad"), out=made.file(part, "npz"))
-    rank_genes(made.files("npz"), space=space, spec=dataset.variable_genes, out=made.genes)
+    write_ledger(
+        made.files("cells.parquet"),
+        labels=labels,
+        duplicates=made.duplicates,
+        rules=dataset.cell_rules,
+        out=made.ledger,
+    )
+    measure_variable_genes(made)
     return made
+
+
+def measure_variable_genes(made: Made) -> None:
+    """From the processed parts to ``genes.parquet``."""
+    spec, batch = made.dataset.variable_genes, made.dataset.gene_batch
+    for part in made.parts:
+        measure_genes(made.file(part, "h5ad"), scale=spec.scale, batch=batch, out=made.file(part, "npz"))
+    clip: dict[str, Any] = {}
+    if spec.clips:
+        clip = {"model": made.folder / "clip.npz", "clipped": made.files("clipped.npz")}
+        fit_clip(made.files("npz"), out=clip["model"])
+        for part in made.parts:
+            out = made.file(part, "clipped.npz")
+            measure_clipped(made.file(part, "h5ad"), model=clip["model"], batch=batch, out=out)
+    rank_genes(made.files("npz"), space=made.folder / "space.parquet", spec=spec, out=made.genes, **clip)
 
 
 def split_raw(raw: Path, folder: Path, rows: dict[str, np.ndarray]) -> dict[str, Path]:

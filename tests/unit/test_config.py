@@ -295,6 +295,41 @@ def test_a_wrong_filter_is_named(root: Path, rule: dict[str, Any], said: str) ->
     assert_said(found[0], f"config/datasets/heart.yaml, {said}")
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"by": ["donor_id", "cell"]}, "split.by: ['donor_id', 'cell'] is no list of obs columns, each once."),
+        ({"by": ["donor_id", "don"]}, "split.by: no column 'don' in a.h5ad."),
+        ({"by": "donor_id", "stratify": ["cell_type"]}, "split: stratify needs 'by: cell': a group stands on one"),
+        ({"stratify": ["cell_type"], "method": "hash"}, "split: stratify needs 'method: balanced'"),
+        ({"stratify": ["type"]}, "split.stratify: no column 'type' in a.h5ad."),
+        ({"explicit": {"tst": ["c0"]}}, "split: explicit: 'tst' is no split; give it a fraction, .*mean 'test'?"),
+        ({"explicit": {"test": ["c0"], "val": ["c0"]}}, "split: explicit: c0 is listed twice."),
+        ({"explicit": {"test": [["c0", "c1"]]}}, "split: explicit: ['c0', 'c1'] has 2 values, 'by' has 1."),
+        ({"explicit": {"test": "cells.txt"}}, "split.explicit.test: no file 'cells.txt'. A list of values stands in"),
+    ],
+)
+def test_a_split_that_cannot_be_is_named(root: Path, split: dict[str, Any], said: str) -> None:
+    """Before the first job."""
+    heart = {**HEART, "split": split}
+    assert_said(problems(root, heart)[0], f"config/datasets/heart.yaml, {said}")
+
+
+def test_the_column_of_rare_values_is_looked_up_and_stays(root: Path) -> None:
+    """As every other column of the configuration."""
+    heart = change(HEART, "quality.rare", {"column": "donor"})
+    assert_said(problems(root, heart)[0], "config/datasets/heart.yaml, quality.rare: no column 'donor' in a.h5ad.")
+    heart = change(HEART, "quality.rare", {"column": "donor_id"})
+    assert "donor_id" in load(root, heart).datasets["heart"].kept_columns
+
+
+@pytest.mark.parametrize("name", ["duplicates", "splits", "ledger"])
+def test_a_part_with_the_name_of_a_file_of_ours_is_refused(root: Path, name: str) -> None:
+    """One of the two would be lost."""
+    said = problems(root, {**HEART, "source": {"kind": "files", "files": {name: "a.h5ad"}}})
+    assert_said(said[0], f"config/datasets/heart.yaml, source: no part can be called '{name}': cellmill writes")
+
+
 @pytest.mark.parametrize("name", ["counts", "genes"])
 def test_bounds_that_leave_no_room_are_named(root: Path, name: str) -> None:
     """The largest below the least."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cellmill.contracts import quality, tokens, versions
+from cellmill.contracts import ledger, quality, splits, tokens, versions
 from cellmill.keys import hash_strings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +158,15 @@ def test_the_formats_name_no_older_version():
 
 @pytest.mark.parametrize(
     ("contract", "schema"),
-    [("quality", quality.QUALITY_SCHEMA), ("labels", quality.LABELS_SCHEMA), ("cells", quality.CELLS_SCHEMA), ("tokens", tokens.SCHEMA)],
+    [
+        ("quality", quality.QUALITY_SCHEMA),
+        ("labels", quality.LABELS_SCHEMA),
+        ("splits", splits.SPLITS_SCHEMA),
+        ("duplicates", splits.DUPLICATES_SCHEMA),
+        ("ledger", ledger.LEDGER_SCHEMA),
+        ("cells", quality.CELLS_SCHEMA),
+        ("tokens", tokens.SCHEMA),
+    ],
 )
 def test_the_formats_name_every_column(contract: str, schema: pa.Schema):
     """Every column of a schema stands in its section."""

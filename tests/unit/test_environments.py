@@ -20,7 +20,7 @@ ENVS = sorted((ROOT / "workflow" / "envs").glob("*.yaml"))
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 
 # Where conda-forge's name is not PyPI's.
-PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-xxhash": "xxhash"}
+PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-isal": "isal", "python-xxhash": "xxhash"}
 # Used where it is installed: it reads and writes h5ad files with compressions that h5py has not.
 OPTIONAL = {"hdf5plugin"}
 USER_EXTRAS = {"workflow", "torch", "models", "cloud"}

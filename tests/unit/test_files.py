@@ -270,6 +270,8 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
             labels=made.file("0", "labels.parquet"),
             part_genes=made.file("0", "genes.parquet"),
             thresholds=made.thresholds,
+            duplicates=made.duplicates,
+            splits=made.splits,
             space=made.folder / "space.parquet",
             rules=made.dataset.cell_rules,
             part="0",

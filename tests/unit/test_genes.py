@@ -224,11 +224,11 @@ def test_variable_genes_are_those_of_scanpy(real: Made) -> None:
     scanpy.pp.log1p(cells)
     scanpy.pp.highly_variable_genes(cells, n_top_genes=min(2000, cells.n_vars))
     expected = cells.var["dispersions_norm"].to_numpy()
-    np.testing.assert_allclose(found["dispersion_normalized"], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found["variability"], expected, rtol=1e-6, atol=1e-6)
     n = facts["variable_genes"]
     assert n == found["variable"].sum() == min(2000, (~np.isnan(expected)).sum())
     assert (found["variable"] == cells.var["highly_variable"].to_numpy() & ~np.isnan(expected)).all()
-    ranked = found["dispersion_normalized"].to_numpy()[variable_columns(found, n)]
+    ranked = found["variability"].to_numpy()[variable_columns(found, n)]
     assert (np.diff(ranked) <= 0).all()
     assert sorted(found["variable_rank"][found["variable"]]) == list(range(n))
 

@@ -22,9 +22,10 @@ from cellmill.embedders import Hvg
 from cellmill.embedders.embed import embed_part
 from cellmill.errors import CellmillError
 from cellmill.exports import HfSingle
-from cellmill.exports.export import About, account, export
+from cellmill.exports.export import About, export
 from cellmill.exports.rows import PartFiles
 from cellmill.files import read_json, write_json
+from cellmill.quality.ledger import account
 from cellmill.report import figures
 from cellmill.report.figures import DrawnFrom, Figures, draw_report
 from cellmill.report.loading import how_to_load
@@ -73,6 +74,7 @@ def drawn_from(made: Made, vectors: list[Path]) -> DrawnFrom:
         vectors,
         made.thresholds,
         made.genes,
+        made.ledger,
     )
 
 
@@ -124,7 +126,7 @@ def test_the_figures_say_no_date_and_no_program(drawn: dict[str, bytes]):
 
 def test_the_cells_figure_says_the_numbers_of_the_ledger(made: Made, drawn: dict[str, bytes]):
     """Raw, every reason, kept and every split stand there with their counts."""
-    ledger = account(made.files("cells.parquet"))
+    ledger = account(made.ledger)
     said = texts(drawn["cells.svg"])
     assert ledger["dropped"]
     for name, cells in {"raw": ledger["raw"], "kept": ledger["kept"], **ledger["splits"]}.items():
@@ -136,7 +138,7 @@ def test_the_cells_figure_says_the_numbers_of_the_ledger(made: Made, drawn: dict
 def test_every_metric_with_a_threshold_has_a_histogram_of_every_raw_cell(made: Made):
     """Kept and dropped cells of each histogram add up to the raw cells that have the metric."""
     thresholds = quality.read_thresholds(made.thresholds)
-    ledger = account(made.files("cells.parquet"))
+    ledger = account(made.ledger)
     bounds = figures._bounds(thresholds, ledger["dropped"])
     histograms = figures._histograms(made.files("quality.parquet"), made.files("cells.parquet"), bounds)
     assert set(histograms) == set(thresholds["dataset"])
@@ -266,7 +268,7 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
             kept_columns=spec.kept_columns,
             split=spec.split.model_dump(mode="json"),
         ),
-        cells=made.files("cells.parquet"),
+        ledger=made.ledger,
         genes=made.genes,
         vocabulary_file=str(base / "vocabulary.json"),
         out=base / "hf" / "cells" / "manifest.json",
@@ -277,7 +279,7 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
     return WrittenFrom(
         figures=[base / "report" / n for n in NAMES],
         manifests=[base / "hf" / "cells" / "manifest.json"],
-        cells=made.files("cells.parquet"),
+        ledger=made.ledger,
         thresholds=made.thresholds,
         genes=made.genes,
         config=base / "config.json",

@@ -23,7 +23,7 @@ except ConfigError as error:
 
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
-    part="[A-Za-z0-9_-]+",
+    part=r"(?!(?:duplicates|splits|ledger)\.)[A-Za-z0-9_-]+",
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
@@ -132,6 +132,21 @@ def table_of_genes(wildcards):
 def list_of_genes(wildcards):
     """The list of genes that is the gene space, where the dataset names one."""
     return gene_list(dataset_of(wildcards).genes.space)
+
+
+# --- genes
+
+
+def clip_model(wildcards):
+    """The model that counts are clipped by, where the flavor of the variable genes has one."""
+    needed = dataset_of(wildcards).variable_genes.clips
+    return [f"results/{wildcards.dataset}/genes/clipped/model.npz"] if needed else []
+
+
+def clipped_sums(wildcards):
+    """The sums of clipped counts of every part, where the flavor of the variable genes needs them."""
+    pattern = f"results/{wildcards.dataset}/genes/clipped/part_{{p}}.npz"
+    return expand(pattern, p=parts_of(wildcards)) if dataset_of(wildcards).variable_genes.clips else []
 
 
 # --- tokenizers

@@ -1,4 +1,4 @@
-# in:  results/{dataset}/processed/{part}.h5ad and .cells.parquet, genes/genes.parquet,
+# in:  results/{dataset}/processed/{part}.h5ad, quality/ledger.parquet, genes/genes.parquet,
 #      tokenized/{tokenizer}/{part}.parquet, embedded/{embedder}/{part}.npy: row-aligned
 # out: results/{dataset}/hf/{export}/manifest.json      Hugging Face dataset: Parquet and card     contract: hf
 #      results/{dataset}/mds/{export}/manifest.json     MosaicML MDS shards                        contract: mds
@@ -10,7 +10,7 @@
 rule export_hf:
     input:
         processed=per_part("results/{dataset}/processed/{part}.h5ad"),
-        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        ledger="results/{dataset}/quality/ledger.parquet",
         genes="results/{dataset}/genes/genes.parquet",
         tokens=export_tokens("hf"),
         embeddings=export_embeddings("hf"),
@@ -41,7 +41,7 @@ rule export_hf:
 rule export_mds:
     input:
         processed=per_part("results/{dataset}/processed/{part}.h5ad"),
-        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        ledger="results/{dataset}/quality/ledger.parquet",
         genes="results/{dataset}/genes/genes.parquet",
         tokens=export_tokens("mds"),
         embeddings=export_embeddings("mds"),
@@ -72,7 +72,7 @@ rule export_mds:
 rule export_hdf5:
     input:
         processed=per_part("results/{dataset}/processed/{part}.h5ad"),
-        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        ledger="results/{dataset}/quality/ledger.parquet",
         genes="results/{dataset}/genes/genes.parquet",
         tokens=export_tokens("hdf5"),
         embeddings=export_embeddings("hdf5"),
@@ -103,7 +103,7 @@ rule export_hdf5:
 rule export_scdl:
     input:
         processed=per_part("results/{dataset}/processed/{part}.h5ad"),
-        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        ledger="results/{dataset}/quality/ledger.parquet",
         genes="results/{dataset}/genes/genes.parquet",
         tokens=export_tokens("scdl"),
         embeddings=export_embeddings("scdl"),

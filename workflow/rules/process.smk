@@ -3,11 +3,16 @@
 #      results/{dataset}/quality/{part}.genes.parquet    what each column of the part is      contract: part_genes
 #      results/{dataset}/quality/{part}.labels.parquet   what its obs table says        contract: labels
 #      results/{dataset}/quality/thresholds.json         over all parts, per batch            contract: thresholds
+#      results/{dataset}/quality/duplicates.parquet      cells of equal content               contract: duplicates
+#      results/{dataset}/quality/splits.parquet          groups, strata and their splits      contract: splits
+#      results/{dataset}/quality/ledger.parquet          where every cell went                contract: ledger
 #      results/{dataset}/genes/space.parquet             one gene space                       contract: gene_space
 #      results/{dataset}/genes/mapping.parquet           what became of every gene name       contract: gene_mapping
 #      results/{dataset}/processed/{part}.h5ad           kept cells, counts, split            contract: counts
 #      results/{dataset}/processed/{part}.cells.parquet  what became of every raw cell        contract: cells
 #      results/{dataset}/genes/{part}.npz                sums over the training cells         contract: gene_sums
+#      results/{dataset}/genes/clipped/model.npz         seurat_v3: expected variances        contract: gene_clip
+#      results/{dataset}/genes/clipped/part_{part}.npz   seurat_v3: sums of clipped counts    contract: clipped_sums
 #      results/{dataset}/genes/genes.parquet             statistics and variable genes        contract: genes
 
 
@@ -84,6 +89,56 @@ rule set_thresholds:
         "../scripts/set_thresholds.py"
 
 
+rule find_duplicates:
+    input:
+        quality=per_part("results/{dataset}/quality/{part}.parquet"),
+        labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
+        thresholds="results/{dataset}/quality/thresholds.json",
+    output:
+        duplicates="results/{dataset}/quality/duplicates.parquet",
+    log:
+        "logs/find_duplicates/{dataset}.log",
+    benchmark:
+        "benchmarks/find_duplicates/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
+        contract=str(versions.DUPLICATES),
+    script:
+        "../scripts/find_duplicates.py"
+
+
+rule assign_splits:
+    input:
+        quality=per_part("results/{dataset}/quality/{part}.parquet"),
+        labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
+        thresholds="results/{dataset}/quality/thresholds.json",
+        duplicates="results/{dataset}/quality/duplicates.parquet",
+        listed=lambda wildcards: list(dataset_of(wildcards).split.files.values()),
+    output:
+        splits="results/{dataset}/quality/splits.parquet",
+    log:
+        "logs/assign_splits/{dataset}.log",
+    benchmark:
+        "benchmarks/assign_splits/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
+        contract=str(versions.SPLITS),
+    script:
+        "../scripts/assign_splits.py"
+
+
 rule unify_genes:
     input:
         genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
@@ -116,6 +171,8 @@ rule process_part:
         labels="results/{dataset}/quality/{part}.labels.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
+        duplicates="results/{dataset}/quality/duplicates.parquet",
+        splits="results/{dataset}/quality/splits.parquet",
         space="results/{dataset}/genes/space.parquet",
     output:
         processed="results/{dataset}/processed/{part}.h5ad",
@@ -137,6 +194,30 @@ rule process_part:
         "../scripts/process_part.py"
 
 
+rule write_ledger:
+    input:
+        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
+        duplicates="results/{dataset}/quality/duplicates.parquet",
+    output:
+        ledger="results/{dataset}/quality/ledger.parquet",
+    log:
+        "logs/write_ledger/{dataset}.log",
+    benchmark:
+        "benchmarks/write_ledger/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
+        contract=str(versions.LEDGER),
+    script:
+        "../scripts/write_ledger.py"
+
+
 rule measure_genes:
     input:
         processed="results/{dataset}/processed/{part}.h5ad",
@@ -153,15 +234,63 @@ rule measure_genes:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        scale=lambda wildcards: dataset_of(wildcards).variable_genes.scale,
+        batch=lambda wildcards: dataset_of(wildcards).gene_batch,
         contract=str(versions.GENE_SUMS),
     script:
         "../scripts/measure_genes.py"
+
+
+rule fit_clip:
+    input:
+        sums=per_part("results/{dataset}/genes/{part}.npz"),
+    output:
+        model="results/{dataset}/genes/clipped/model.npz",
+    log:
+        "logs/fit_clip/{dataset}.log",
+    benchmark:
+        "benchmarks/fit_clip/{dataset}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        contract=str(versions.GENE_CLIP),
+    script:
+        "../scripts/fit_clip.py"
+
+
+rule measure_clipped:
+    input:
+        processed="results/{dataset}/processed/{part}.h5ad",
+        model="results/{dataset}/genes/clipped/model.npz",
+    output:
+        clipped="results/{dataset}/genes/clipped/part_{part}.npz",
+    log:
+        "logs/measure_clipped/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/measure_clipped/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        batch=lambda wildcards: dataset_of(wildcards).gene_batch,
+        contract=str(versions.CLIPPED_SUMS),
+    script:
+        "../scripts/measure_clipped.py"
 
 
 rule rank_genes:
     input:
         sums=per_part("results/{dataset}/genes/{part}.npz"),
         space="results/{dataset}/genes/space.parquet",
+        model=clip_model,
+        clipped=clipped_sums,
     output:
         genes="results/{dataset}/genes/genes.parquet",
     log:
@@ -173,7 +302,7 @@ rule rank_genes:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=10,
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         variable_genes=lambda wildcards: plain(dataset_of(wildcards).variable_genes),
         contract=str(versions.GENES),

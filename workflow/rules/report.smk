@@ -14,6 +14,7 @@ rule draw_report:
         embedding=umap_embedding,
         thresholds="results/{dataset}/quality/thresholds.json",
         genes="results/{dataset}/genes/genes.parquet",
+        ledger="results/{dataset}/quality/ledger.parquet",
     output:
         quality=report(
             "results/{dataset}/report/quality.svg",
@@ -66,7 +67,7 @@ rule write_report:
             "results/{dataset}/report/umap.png",
         ],
         manifests=export_manifests,
-        cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
+        ledger="results/{dataset}/quality/ledger.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
         genes="results/{dataset}/genes/genes.parquet",
         config="results/{dataset}/config.json",

@@ -11,6 +11,8 @@ with script.job(snakemake) as job:
         labels=job.input.labels,
         part_genes=job.input.genes,
         thresholds=job.input.thresholds,
+        duplicates=job.input.duplicates,
+        splits=job.input.splits,
         space=job.input.space,
         rules=CellRules(**job.params.rules),
         part=job.wildcards.part,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -30,7 +31,8 @@ class CountsPart:
         CellmillError: not a file of this contract, or of another version of it.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, threads: int = 1) -> None:
+        from cellmill.matrix.chunks import decoding, open_vector
         from cellmill.matrix.reader import open_h5ad
 
         self.path = Path(path)
@@ -40,19 +42,19 @@ class CountsPart:
         COUNTS.verify(self.path, self.facts.get("contract"))
         x = self._file["X"]
         self.n_cells, self.n_genes = (int(n) for n in x.attrs["shape"])
-        self._data, self._indices = x["data"], x["indices"]
-        self.n_values = int(self._data.shape[0])
+        self.dtype: np.dtype = x["data"].dtype
+        """Type of the counts: the same in every part of a dataset."""
+        self.n_values = int(x["data"].shape[0])
+        self._threads = ExitStack()
+        pool = self._threads.enter_context(decoding(threads))
+        self._data, self._indices = (open_vector(x[name], pool) for name in ("data", "indices"))
 
     def __enter__(self) -> CountsPart:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._threads.close()
         self._file.close()
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the counts: the same in every part of a dataset."""
-        return self._data.dtype
 
     @cached_property
     def _indptr(self) -> np.ndarray:
@@ -77,20 +79,25 @@ class CountsPart:
         import numpy as np
         import scipy.sparse as sp
 
-        lo, hi = self._indptr[start], self._indptr[stop]
+        lo, hi = int(self._indptr[start]), int(self._indptr[stop])
         try:
-            arrays = (self._data[lo:hi], self._indices[lo:hi], (self._indptr[start : stop + 1] - lo).astype(np.int32))
+            data, indices = self._data.read(lo, hi), self._indices.read(lo, hi)
         except OSError as error:
             raise CellmillError(self.path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
-        matrix = sp.csr_matrix(arrays, shape=(stop - start, self.n_genes), copy=False)
+        pointers = (self._indptr[start : stop + 1] - lo).astype(np.int32)
+        matrix = sp.csr_matrix((data, indices, pointers), shape=(stop - start, self.n_genes), copy=False)
         matrix.has_sorted_indices = matrix.has_canonical_format = True
         return matrix
 
-    def blocks(self, rows: int = 8_192) -> Iterator[tuple[int, int, sp.csr_matrix]]:
-        """``(start, stop, counts)`` over all rows, at most ``rows`` at once."""
+    def blocks(self, rows: int = 1_024) -> Iterator[tuple[int, int, sp.csr_matrix]]:
+        """``(start, stop, counts)`` over all rows, ``rows`` at once; the next are under way where there are threads."""
         for start in range(0, self.n_cells, rows):
             stop = min(start + rows, self.n_cells)
-            yield start, stop, self.rows(start, stop)
+            counts = self.rows(start, stop)
+            lo, hi = int(self._indptr[stop]), int(self._indptr[min(stop + rows, self.n_cells)])
+            for vector in (self._data, self._indices):
+                vector.prefetch(lo, hi)
+            yield start, stop, counts
 
     def obs_table(self) -> pa.Table:
         """Obs as Arrow: ``cell_id`` first, categories as strings, integers as int64, floats as float64."""

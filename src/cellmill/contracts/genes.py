@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from cellmill.contracts import parquet
-from cellmill.contracts.versions import GENE_MAPPING, GENE_SPACE, GENE_SUMS, GENES, PART_GENES
+from cellmill.contracts.versions import CLIPPED_SUMS, GENE_CLIP, GENE_MAPPING, GENE_SPACE, GENE_SUMS, GENES, PART_GENES
 from cellmill.errors import CellmillError
 from cellmill.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cellmill.genes.clipped import ClipModel
     from cellmill.genes.identifiers import PartGenes
 
 
@@ -76,6 +77,29 @@ def write_sums(path: str | PathLike[str], arrays: dict[str, np.ndarray]) -> None
 
 def read_sums(path: str | PathLike[str]) -> dict[str, np.ndarray]:
     return read_arrays(path, GENE_SUMS)
+
+
+def write_clip(path: str | PathLike[str], model: ClipModel) -> None:
+    """``genes/clipped/model.npz``: at what the counts of each gene are clipped, per batch."""
+    names = {"batches": np.array(model.batches, str), "left_out": np.array(model.left_out, str)}
+    write_arrays(path, {**names, "mean": model.mean, "std": model.std, "clip": model.clip}, str(GENE_CLIP))
+
+
+def read_clip(path: str | PathLike[str]) -> ClipModel:
+    from cellmill.genes.clipped import ClipModel
+
+    arrays = read_arrays(path, GENE_CLIP)
+    names = {name: arrays[name].tolist() for name in ("batches", "left_out")}
+    return ClipModel(mean=arrays["mean"], std=arrays["std"], clip=arrays["clip"], **names)
+
+
+def write_clipped(path: str | PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    """``genes/clipped/part_{part}.npz``: sums of the counts of a part that are clipped, as whole numbers."""
+    write_arrays(path, arrays, str(CLIPPED_SUMS))
+
+
+def read_clipped(path: str | PathLike[str]) -> dict[str, np.ndarray]:
+    return read_arrays(path, CLIPPED_SUMS)
 
 
 def write_arrays(path: str | PathLike[str], arrays: dict[str, np.ndarray], contract: str) -> None:

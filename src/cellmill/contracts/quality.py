@@ -1,4 +1,4 @@
-"""``quality/{part}.parquet`` and ``.labels.parquet``, ``quality/thresholds.json`` and ``processed/{part}.cells.parquet``."""
+"""What is measured and decided of raw cells: the files of ``quality/{part}``, the thresholds, and the outcomes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("cell_id", pa.large_string(), nullable=False),
         pa.field("batch", pa.string(), nullable=False),
         *(pa.field(m, pa.int64() if m in _WHOLE else pa.float64()) for m in METRICS),
+        pa.field("content_1", pa.uint64(), nullable=False),
+        pa.field("content_2", pa.uint64(), nullable=False),
     ]
 )
 LABELS_SCHEMA = pa.schema(
@@ -48,6 +50,13 @@ def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], 
 def read_quality(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """The table, or some of its columns, and its facts."""
     return parquet.read(path, QUALITY, columns)
+
+
+def count_cells(path: str | PathLike[str]) -> int:
+    """Cells of a quality file, without reading it."""
+    file, _ = parquet.open_file(path, QUALITY)
+    with file:
+        return int(file.metadata.num_rows)
 
 
 def write_labels(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:

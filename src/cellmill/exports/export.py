@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from cellmill.config import Columns
 from cellmill.contracts import embedding, manifest, vocabulary
 from cellmill.contracts import genes as gene_files
-from cellmill.contracts import quality as quality_files
+from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.tokens import TokensPart
 from cellmill.exports import Export
 from cellmill.exports.rows import Header, PartFiles, common_schema, needs, ordered
 from cellmill.files import replacing, scratch
+from cellmill.quality.ledger import account
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def export(
     path: str,
     spec: Export,
     about: About,
-    cells: Sequence[str | PathLike[str]],
+    ledger: str | PathLike[str],
     genes: str | PathLike[str],
     vocabulary_file: str | None,
     out: str | PathLike[str],
@@ -52,15 +52,15 @@ def export(
 
     Args:
         path: the export's name, such as ``hf/cells``.
-        cells: ``processed/{part}.cells.parquet`` of every part.
+        ledger: ``quality/ledger.parquet``.
         out: its ``manifest.json``.
 
     The bytes depend on the cells and the spec, not on parts, their order, blocks or cores.
     """
     format_ = path.split("/")[0]
     table, gene_facts = gene_files.read_genes(genes)
-    ledger = account(cells)
-    header = _header(parts, spec, about, table, ledger)
+    accounted = account(ledger)
+    header = _header(parts, spec, about, table, accounted)
     columns = needs(counts=spec.with_counts, tokens=spec.tokenizers, embeddings=spec.embedders)
     tokens = vocabulary.read_tokens(vocabulary_file) if vocabulary_file is not None else None
     with replacing(Path(out).parent, directory=True) as folder:
@@ -76,11 +76,11 @@ def export(
             "spec": spec.model_dump(mode="json"),
             "split": about.split,
             "splits": header.cells,
-            "ledger": ledger,
+            "ledger": accounted,
             "genes": len(table),
             "variable_genes": gene_facts["variable_genes"],
             "train_cells": gene_facts["train_cells"],
-            **gene_names(gene_facts, cells),
+            **gene_names(gene_facts, ledger),
             "counts_dtype": header.counts_dtype.name,
             "order": "each split in the order of a hash of the cell id",
             "facts": facts,
@@ -94,24 +94,7 @@ def export(
         manifest.write(folder, said)
 
 
-def account(cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
-    """The ledger of cells over all parts: raw = kept + dropped by reason, and the kept by split."""
-    outcomes: Counter[str] = Counter()
-    splits: Counter[str] = Counter()
-    for path in cells:
-        table, _ = quality_files.read_cells(path, columns=["outcome", "split"])
-        outcomes.update({v["values"]: v["counts"] for v in pc.value_counts(table["outcome"]).to_pylist()})
-        splits.update({v["values"]: v["counts"] for v in pc.value_counts(table["split"].drop_null()).to_pylist()})
-    kept = outcomes.pop("kept", 0)
-    return {
-        "raw": kept + sum(outcomes.values()),
-        "kept": kept,
-        "dropped": dict(sorted(outcomes.items())),
-        "splits": dict(sorted(splits.items())),
-    }
-
-
-def gene_names(gene_facts: dict[str, Any], cells: Sequence[str | PathLike[str]]) -> dict[str, Any]:
+def gene_names(gene_facts: dict[str, Any], ledger: str | PathLike[str]) -> dict[str, Any]:
     """What became of the gene names over all parts, as ``{"gene_names": …}``; empty where every name stays as found.
 
     ``names`` counts names by outcome, ``counts_dropped`` the counts of the kept cells that went with dropped ones.
@@ -119,12 +102,8 @@ def gene_names(gene_facts: dict[str, Any], cells: Sequence[str | PathLike[str]])
     said = gene_facts.get("names")
     if said is None:
         return {}
-    counts: Counter[str] = Counter()
-    for path in cells:
-        _, facts = quality_files.read_cells(path, columns=[])
-        counts.update({reason: lost["counts"] for reason, lost in facts.get("genes_dropped", {}).items()})
-    named = {"table": said["table"], "names": said["outcomes"], "counts_dropped": dict(sorted(counts.items()))}
-    return {"gene_names": named}
+    lost = ledger_files.read_ledger(ledger)[1]["gene_counts_dropped"]
+    return {"gene_names": {"table": said["table"], "names": said["outcomes"], "counts_dropped": lost}}
 
 
 def name_rows(said: dict[str, Any]) -> list[tuple[str, str, int, int]]:

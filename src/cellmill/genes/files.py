@@ -1,4 +1,7 @@
-"""Which outside files the genes of a dataset need: a gene table, a list of genes. Light: read whenever a DAG is built."""
+"""Which outside files the genes of a dataset need: a gene table, a list of genes.
+
+Light on purpose: it is read whenever a DAG is built.
+"""
 
 from __future__ import annotations
 

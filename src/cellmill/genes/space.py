@@ -15,6 +15,7 @@ import pyarrow as pa
 from cellmill.config import Genes
 from cellmill.contracts import genes as contract
 from cellmill.errors import CellmillError
+from cellmill.files import sha256_of
 from cellmill.genes.identifiers import AS_FOUND, KEPT, PartGenes, without_version
 from cellmill.genes.mapping import by_rule, locate
 from cellmill.genes.table import GeneTable, read_gene_list, read_gene_table
@@ -41,7 +42,7 @@ def unify_genes(
     Raises:
         CellmillError: no gene is in every part (``space: intersection``), or a list that shares no gene with the parts.
     """
-    parts = [contract.read_part_genes(path) for path in part_genes]
+    parts = _distinct(part_genes)
     symbols, in_parts = _union(parts)
     table = None if gene_table is None else read_gene_table(gene_table)
     facts: dict[str, Any] = {}
@@ -56,11 +57,11 @@ def unify_genes(
             fix = "Give a list of the same names, or a genes.table that maps both."
             raise CellmillError(gene_list, f"none of its {len(ids)} genes is in any part: {names}.", fix)
     elif spec.space == "intersection":
-        ids = sorted(g for g, n in in_parts.items() if n == len(parts))
+        ids = sorted(g for g, n in in_parts.items() if n == len(part_genes))
         facts = {"space": spec.space}
         if not ids:
             fix = "Set genes.space to union, or name the genes alike by a genes.table."
-            raise CellmillError(out, f"no gene is in every one of the {len(parts)} parts.", fix)
+            raise CellmillError(out, f"no gene is in every one of the {len(part_genes)} parts.", fix)
     else:
         ids = sorted(symbols)
     mapping = _mapping(parts, set(ids))
@@ -70,19 +71,30 @@ def unify_genes(
     space = pa.table(
         {"gene_id": pa.array(ids, pa.string()), "gene_symbol": pa.array([symbols[g] for g in ids], pa.string())}
     )
-    everywhere = sum(in_parts.get(g) == len(parts) for g in ids)
+    everywhere = sum(in_parts.get(g) == len(part_genes) for g in ids)
     contract.write_mapping(out_mapping, mapping, {"names": mapping.num_rows, "outcomes": outcomes})
     contract.write_space(out, space, {"genes": len(ids), "genes_in_every_part": everywhere, **facts})
 
 
-def _union(parts: Sequence[PartGenes]) -> tuple[dict[str, str | None], dict[str, int]]:
+_Parts = list[tuple[PartGenes, int]]
+"""Different genes of parts, and how many parts have them."""
+
+
+def _distinct(part_genes: Sequence[File]) -> _Parts:
+    """Most parts of a dataset have the same columns: each kind of file is read once."""
+    digests = [sha256_of(path) for path in part_genes]
+    files, number = dict(zip(digests, part_genes, strict=True)), Counter(digests)
+    return [(contract.read_part_genes(path), number[digest]) for digest, path in files.items()]
+
+
+def _union(parts: _Parts) -> tuple[dict[str, str | None], dict[str, int]]:
     """Symbol and number of parts of every gene that stays in any part."""
     symbols: dict[str, str | None] = {}
     in_parts: dict[str, int] = {}
-    for genes in parts:
+    for genes, number in parts:
         kept = genes.kept
         for gene in set(genes.gene_ids[kept]):
-            in_parts[gene] = in_parts.get(gene, 0) + 1
+            in_parts[gene] = in_parts.get(gene, 0) + number
         for gene, symbol in zip(genes.gene_ids[kept], genes.gene_symbols[kept], strict=True):
             known = symbols.setdefault(gene, symbol)
             if symbol is not None and (known is None or symbol < known):
@@ -106,17 +118,21 @@ def _listed(path: File, spec: Genes, table: GeneTable | None) -> tuple[dict[str,
         else:
             unknown += 1
     if unknown:
-        log.warning("%s: %d of %d names are no gene of the gene table, or several, and left out", path, unknown, len(names))
+        log.warning(
+            "%s: %d of %d names are no gene of the gene table, or several, and left out", path, unknown, len(names)
+        )
     if not genes:
-        raise CellmillError(path, f"none of its {len(names)} names is in the gene table.", "Give another list or table.")
+        raise CellmillError(
+            path, f"none of its {len(names)} names is in the gene table.", "Give another list or table."
+        )
     return genes, unknown
 
 
-def _mapping(parts: Sequence[PartGenes], space: set[str]) -> pa.Table:
+def _mapping(parts: _Parts, space: set[str]) -> pa.Table:
     """A row per name, gene and outcome, with the number of parts that have it; sorted."""
     in_parts: Counter[tuple[str, str, str]] = Counter()
     symbols: dict[tuple[str, str, str], str] = {}
-    for genes in parts:
+    for genes, number in parts:
         mine = set()
         rows = zip(genes.names_as_found, genes.gene_ids, genes.gene_symbols, _in_space(genes, space), strict=True)
         for name, gene, symbol, outcome in rows:
@@ -125,7 +141,7 @@ def _mapping(parts: Sequence[PartGenes], space: set[str]) -> pa.Table:
             mine.add(row)
             if has_gene and symbol is not None:
                 symbols[row] = min(symbols.get(row, symbol), symbol)
-        in_parts.update(mine)
+        in_parts.update(dict.fromkeys(mine, number))
     found = sorted(in_parts)
     return pa.table(
         {

@@ -1,13 +1,16 @@
 """Gene statistics over the training cells: sums per part as whole numbers, so that any grouping adds up to the same.
 
-Values are counts per 10,000 of the cell.
-Each value is rounded to a fixed grid (2^-32, squares to 2^-28) before it is added:
+Values are counts per 10,000 of the cell; variable genes may be judged by log1p of these, or by the counts themselves.
+Each value is rounded to a fixed grid (``GRID_BITS``) before it is added:
 integer sums do not depend on order, blocks, parts or cores, where floating-point sums would.
+Means and variances are formed from the whole numbers, so that nothing cancels, whatever the means of the parts are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import numba
@@ -17,13 +20,21 @@ import pandas as pd
 from cellmill.contracts import genes as contract
 from cellmill.contracts.counts import CountsPart
 from cellmill.progress import progress
+from cellmill.quality.metrics import obs_strings
 
 TARGET_SUM = 10_000.0
-VALUE_BITS = 32
-SQUARE_BITS = 28
+GRID_BITS = {"normalized": (32, 28), "log1p": (32, 32), "counts": (0, 0)}
+"""Of each scale: values are rounded to multiples of 2^-first, squares to 2^-second."""
+_SCALES = list(GRID_BITS)
 _LOW = (1 << 32) - 1
 _BIN_SHIFT = 16
 """A median's bin is the upper half of a float32: 128 bins per power of two, so to within 0.4 %."""
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _add(sums: np.ndarray, slot: int, gene: int, q: np.int64) -> None:
+    sums[slot, 0, gene] += q >> 32
+    sums[slot, 1, gene] += q & 0xFFFFFFFF
 
 
 @numba.njit(cache=True, nogil=True)
@@ -31,58 +42,112 @@ def _add_block(
     data: np.ndarray,
     indices: np.ndarray,
     indptr: np.ndarray,
-    n_cells: np.ndarray,
+    batch: np.ndarray,
+    scale: int,
+    seen: np.ndarray,
     counts: np.ndarray,
     values: np.ndarray,
     squares: np.ndarray,
+    own_values: np.ndarray,
+    own_squares: np.ndarray,
     bins: np.ndarray,
 ) -> None:
-    """Add the rows of a CSR block to the sums; ``values`` and ``squares`` are (2, genes): upper and lower 32 bits."""
+    """Add the rows of a CSR block to the sums, all of which are (slots, upper and lower 32 bits, genes).
+
+    ``values`` and ``squares`` are of counts per 10,000: a slot per batch where that is the scale, else one slot.
+    ``own_values`` and ``own_squares`` are of another scale, a slot per batch.
+    """
     for i in range(len(indptr) - 1):
         total = np.int64(0)
         for k in range(indptr[i], indptr[i + 1]):
             total += np.int64(data[k])
+        b = batch[i]
+        slot = b if scale == 0 else 0
         for k in range(indptr[i], indptr[i + 1]):
             g = indices[k]
             x = data[k] * (10_000.0 / total)
-            n_cells[g] += 1
+            seen[b, g] += 1
             counts[g] += np.int64(data[k])
-            q = np.int64(np.rint(x * 4294967296.0))
-            values[0, g] += q >> 32
-            values[1, g] += q & 0xFFFFFFFF
-            q = np.int64(np.rint(x * x * 268435456.0))
-            squares[0, g] += q >> 32
-            squares[1, g] += q & 0xFFFFFFFF
+            _add(values, slot, g, np.int64(np.rint(x * 4294967296.0)))
+            _add(squares, slot, g, np.int64(np.rint(x * x * 268435456.0)))
+            if scale == 1:
+                y = math.log1p(x)
+                _add(own_values, b, g, np.int64(np.rint(y * 4294967296.0)))
+                _add(own_squares, b, g, np.int64(np.rint(y * y * 4294967296.0)))
+            elif scale == 2:
+                _add(own_values, b, g, np.int64(data[k]))
+                square = np.uint64(data[k]) * np.uint64(data[k])  # counts are 32 bits at most
+                own_squares[b, 0, g] += np.int64(square >> np.uint64(32))
+                own_squares[b, 1, g] += np.int64(square & np.uint64(0xFFFFFFFF))
             bins[k] = (np.int64(g) << 32) | np.int64(np.float32(x).view(np.uint32) >> 16)
 
 
-def measure_genes(processed: str | PathLike[str], *, out: str | PathLike[str]) -> None:
-    """Sums over the training cells of one part: cells, counts, values, squares, and a histogram for the medians."""
+def batches_of(part: CountsPart, column: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the batches of the training cells, sorted, and int64 (cells,): each cell's, -1 where it does not train.
+
+    Without a column all cells are of the batch ``(all)``; cells without a value are of the batch ``(missing)``.
+    """
+    training = (part.obs["split"] == "train").to_numpy()
+    names, codes = np.unique(obs_strings(part.obs, column, part.path)[training].astype(str), return_inverse=True)
+    found = np.full(part.n_cells, -1, np.int64)
+    found[training] = codes
+    return names, found
+
+
+def measure_genes(processed: str | PathLike[str], *, scale: str, batch: str | None, out: str | PathLike[str]) -> None:
+    """Sums over the training cells of one part: cells, counts, values, squares, and a histogram for the medians.
+
+    Args:
+        scale: ``normalized``, ``log1p`` or ``counts``: what the sums per batch are of.
+        batch: obs column of the batch; None: one batch.
+
+    Raises:
+        CellmillError: no such column.
+    """
     with CountsPart(processed) as part:
-        n = part.n_genes
-        sums = {"n_cells": np.zeros(n, np.int64), "counts": np.zeros(n, np.int64)}
-        sums |= {"values": np.zeros((2, n), np.int64), "squares": np.zeros((2, n), np.int64)}
-        training = (part.obs["split"] == "train").to_numpy()
+        names, codes = batches_of(part, batch)
+        n, n_batches = part.n_genes, len(names)
+        slots = n_batches if scale == "normalized" else 1
+        seen, counts = np.zeros((n_batches, n), np.int64), np.zeros(n, np.int64)
+        values, squares = (np.zeros((slots, 2, n), np.int64) for _ in range(2))
+        own = [values, squares] if scale == "normalized" else [np.zeros((n_batches, 2, n), np.int64) for _ in range(2)]
         keys, numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
         with progress(part.n_cells, "cells", "gene statistics") as counter:
-            for start, stop, counts in part.blocks():
-                rows = counts[training[start:stop]]
+            for start, stop, block in part.blocks():
+                training = codes[start:stop] >= 0
+                rows = block[training]
                 bins = np.empty(rows.nnz, np.int64)
                 _add_block(
                     rows.data,
                     rows.indices,
                     rows.indptr,
-                    sums["n_cells"],
-                    sums["counts"],
-                    sums["values"],
-                    sums["squares"],
+                    codes[start:stop][training],
+                    _SCALES.index(scale),
+                    seen,
+                    counts,
+                    values,
+                    squares,
+                    own[0],
+                    own[1],
                     bins,
                 )
                 new_keys, new_numbers = np.unique(bins, return_counts=True)
                 keys, numbers = _merge(np.concatenate([keys, new_keys]), np.concatenate([numbers, new_numbers]))
                 counter.update(stop - start)
-    n_train = np.array([training.sum()], np.int64)
-    contract.write_sums(out, {**sums, "n_train": n_train, "bins": keys, "bin_cells": numbers})
+    overall = {"n_cells": seen.sum(axis=0), "counts": counts, "values": values.sum(axis=0)}
+    overall |= {"squares": squares.sum(axis=0), "bins": keys, "bin_cells": numbers}
+    per_batch = {"cells": np.bincount(codes[codes >= 0], minlength=n_batches), "seen": seen}
+    per_batch |= {"values": own[0], "squares": own[1]}
+    contract.write_sums(
+        out,
+        {
+            "n_train": np.array([(codes >= 0).sum()], np.int64),
+            **overall,
+            "scale": np.array([scale]),
+            "batches": names,
+            **{f"batch_{name}": array for name, array in per_batch.items()},
+        },
+    )
 
 
 def _merge(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,40 +157,100 @@ def _merge(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return unique, merged
 
 
-def add_up(paths: Iterable[str | PathLike[str]]) -> tuple[int, pd.DataFrame]:
-    """Training cells, and per gene ``n_cells``, ``counts``, ``mean``, ``variance`` (ddof 1) and ``nonzero_median``."""
+@dataclass(frozen=True)
+class Sums:
+    """Sums of training cells: ``cells`` of them; int64 ``seen`` (genes,), and ``values`` and ``squares`` (2, genes)."""
+
+    cells: int
+    seen: np.ndarray
+    values: np.ndarray
+    squares: np.ndarray
+    scale: str
+
+    def __add__(self, other: Sums) -> Sums:
+        return replace(
+            self,
+            cells=self.cells + other.cells,
+            seen=self.seen + other.seen,
+            values=self.values + other.values,
+            squares=self.squares + other.squares,
+        )
+
+    @property
+    def mean_and_variance(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (ddof 1; 0 of a single cell) of every gene (genes,)."""
+        value_bits, square_bits = GRID_BITS[self.scale]
+        value, square = whole(self.values), whole(self.squares)
+        n = max(self.cells, 1)
+        mean = (value / (n << value_bits)).astype(np.float64)
+        deviations = n * square * (1 << (2 * value_bits - square_bits)) - value * value
+        spread = (deviations / (n << 2 * value_bits)).astype(np.float64)
+        # What lies within the rounding of the grids is no variance: cells that are all alike, or only one.
+        squared = (square / (1 << square_bits)).astype(np.float64)
+        rounding = self.seen * (2.0**-square_bits + mean * 2.0**-value_bits) + squared * 2.0**-50
+        exact = value_bits == 0
+        return mean, np.where(spread > (0 if exact else rounding), spread, 0.0) / max(n - 1, 1)
+
+
+@dataclass(frozen=True)
+class GeneSums:
+    """Sums over all parts: the number of training cells, statistics of every gene, and sums per batch by name."""
+
+    n_train: int
+    statistics: pd.DataFrame
+    batches: dict[str, Sums]
+
+
+def add_up(paths: Iterable[str | PathLike[str]]) -> GeneSums:
+    """The sums of all parts.
+
+    The statistics are ``n_cells``, ``counts``, ``mean``, ``variance`` (ddof 1) and ``nonzero_median`` per gene.
+    """
     total: dict[str, np.ndarray] = {}
+    batches: dict[str, Sums] = {}
     keys, numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for path in paths:
         arrays = contract.read_sums(path)
-        keys, numbers = _merge(
-            np.concatenate([keys, arrays.pop("bins")]), np.concatenate([numbers, arrays.pop("bin_cells")])
-        )
-        total = {name: total[name] + a if name in total else a for name, a in arrays.items()}
+        keys, numbers = _merge(np.concatenate([keys, arrays["bins"]]), np.concatenate([numbers, arrays["bin_cells"]]))
+        for name, sums in _batches(arrays):
+            batches[name] = batches[name] + sums if name in batches else sums
+        for name in ("n_train", "n_cells", "counts", "values", "squares"):
+            total[name] = total[name] + arrays[name] if name in total else arrays[name]
     n = int(total["n_train"][0])
-    value = _whole(total["values"], VALUE_BITS)
-    square = _whole(total["squares"], SQUARE_BITS)
-    mean = value / max(n, 1)
-    # What lies within the rounding of the grids is no variance: cells that are all alike, or only one.
-    rounding = total["n_cells"] * (2.0**-SQUARE_BITS + mean * 2.0**-VALUE_BITS) + square * 2.0**-50
-    deviations = square - value * mean
-    variance = np.where(deviations > rounding, deviations, 0.0) / max(n - 1, 1)
-    medians = _medians(keys, numbers, len(mean))
-    return n, pd.DataFrame(
+    overall = Sums(n, total["n_cells"], total["values"], total["squares"], "normalized")
+    mean, variance = overall.mean_and_variance
+    statistics = pd.DataFrame(
         {
             "n_cells": total["n_cells"],
             "counts": total["counts"],
             "mean": mean,
             "variance": variance,
-            "nonzero_median": medians,
+            "nonzero_median": _medians(keys, numbers, len(mean)),
         }
     )
+    return GeneSums(n, statistics, dict(sorted(batches.items())))
 
 
-def _whole(pair: np.ndarray, bits: int) -> np.ndarray:
-    """Two limbs back to float64."""
-    exact = [(int(high) << 32) + int(low) for high, low in zip(pair[0], pair[1], strict=True)]
-    return np.array([float(v) for v in exact], np.float64) * 2.0**-bits
+def add_up_batches(paths: Iterable[str | PathLike[str]]) -> dict[str, Sums]:
+    """The sums per batch alone, by sorted name."""
+    batches: dict[str, Sums] = {}
+    for path in paths:
+        for name, sums in _batches(contract.read_sums(path)):
+            batches[name] = batches[name] + sums if name in batches else sums
+    return dict(sorted(batches.items()))
+
+
+def _batches(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, Sums]]:
+    scale = str(arrays["scale"][0])
+    for i, name in enumerate(arrays["batches"]):
+        seen, values, squares = (arrays[f"batch_{a}"][i] for a in ("seen", "values", "squares"))
+        yield str(name), Sums(int(arrays["batch_cells"][i]), seen, values, squares, scale)
+
+
+def whole(pair: np.ndarray) -> np.ndarray:
+    """Upper and lower halves (2, genes) as Python's whole numbers (genes,), which have no largest."""
+    high, low = pair.astype(object)
+    return high * (1 << 32) + low
 
 
 def _medians(keys: np.ndarray, numbers: np.ndarray, n_genes: int) -> np.ndarray:

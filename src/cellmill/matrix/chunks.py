@@ -1,7 +1,7 @@
 """One-dimensional HDF5 datasets read chunk by chunk as they lie, and inflated beside the consumer.
 
 HDF5 inflates one chunk at a time under one lock, with zlib.
-Here the file's own index says where each chunk lies; chunks are read with ``pread`` and inflated by libdeflate,
+Here the file's own index says where each chunk lies; chunks are read with ``pread`` and inflated by ISA-L,
 in threads where there are some, and the next block is under way while the last one is used.
 What is stored in a way not known here (lzf, blosc, zstd, other byte orders) is left to h5py.
 """
@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
-import deflate
 import h5py
 import numba
 import numpy as np
+from isal import igzip_lib, isal_zlib
 
 from cellmill.errors import CellmillError
 
@@ -89,7 +89,7 @@ class _Chunked:
 
     def __init__(self, dataset: h5py.Dataset, pool: ThreadPoolExecutor | None) -> None:
         self._pool = pool
-        self._name = f"{dataset.file.filename}, {dataset.name}"
+        self._path, self._name = dataset.file.filename, dataset.name
         self._dtype, self._rows, self._length = dataset.dtype, int(dataset.chunks[0]), int(dataset.shape[0])
         plist = dataset.id.get_create_plist()
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
@@ -123,15 +123,13 @@ class _Chunked:
         """Values ``start`` to ``stop``; chunks before them are forgotten."""
         out = np.empty(max(stop - start, 0), self._dtype)
         chunks = self._chunks(start, stop)
-        for number in [n for n in self._under_way if n < chunks.start]:
-            del self._under_way[number]
+        for number, got in list(self._under_way.items()):
+            if number < chunks.start or (number >= chunks.stop and not isinstance(got, Future)):
+                del self._under_way[number]
         self.prefetch(start, stop)
         for number in chunks:
-            got = self._under_way.get(number)
-            if got is None:
-                got = self._decode(number)
-            elif isinstance(got, Future):
-                got = got.result()
+            known = self._under_way.get(number)
+            got = known.result() if isinstance(known, Future) else self._decode(number) if known is None else known
             if number == chunks[-1]:
                 self._under_way[number] = got  # the next range begins in it
             first = number * self._rows
@@ -146,19 +144,20 @@ class _Chunked:
             return np.full(self._rows, self._fill, self._dtype)
         data = os.pread(self._file, size, offset)
         if len(data) != size:
-            raise CellmillError(self._name, f"ends in the middle of chunk {number}.", "It is truncated; get it again.")
+            raise self._damaged(number, "the file ends in it")
         if self._deflate and not left_out & self._deflate:
             try:
-                data = deflate.zlib_decompress(data, n_bytes)
-            except deflate.DeflateError as error:
-                raise CellmillError(
-                    self._name, f"chunk {number} cannot be inflated ({error}).", "It is damaged; get it again."
-                ) from error
+                data = isal_zlib.decompress(data, bufsize=n_bytes)
+            except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says int
+                raise self._damaged(number, str(error)) from error
         if len(data) != n_bytes:
-            found = f"chunk {number} has {len(data)} bytes, expected {n_bytes}."
-            raise CellmillError(self._name, found, "It is damaged; get it again.")
+            raise self._damaged(number, f"{len(data)} bytes, expected {n_bytes}")
         if self._shuffle and not left_out & self._shuffle and self._dtype.itemsize > 1:
             out = np.empty(n_bytes, np.uint8)
             _unshuffle(np.frombuffer(data, np.uint8), self._dtype.itemsize, out)
             return out.view(self._dtype)
         return np.frombuffer(data, self._dtype)
+
+    def _damaged(self, number: int, what: str) -> CellmillError:
+        found = f"not a whole, readable HDF5 file (chunk {number} of {self._name}: {what})."
+        return CellmillError(self._path, found, "It may be truncated or damaged; get it again.")

@@ -6,6 +6,7 @@ CSC is transposed out of core (``transpose``); AnnData in zarr is read the same 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ from cellmill.matrix.chunks import Vector, decoding, open_vector
 from cellmill.matrix.tables import read_table
 from cellmill.matrix.transpose import SLAB, Slab, count_rows, rows_of, sorted_into_buckets
 from cellmill.matrix.zarr_store import ZarrArray, ZarrFile, is_zarr
+from cellmill.progress import progress
 
-BLOCK_ROWS = 8_192
-BLOCK_VALUES = 1 << 24
+BLOCK_ROWS = 1_024
+BLOCK_VALUES = 1 << 21
 
 
 class NotCountsError(CellmillError):
@@ -60,21 +62,26 @@ def _first_bad(data: np.ndarray) -> int:
 def _convert(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, width: int, counts: np.ndarray, columns: np.ndarray
 ) -> bool:
-    """Copy a block as it should be; False at the first thing about it that is not: no count, a zero, a column out of order."""
+    """Copy a block; whether it is as it should be: all counts above 0, columns rising and below ``width``.
+
+    Written without branches, so that it is compiled to vector instructions.
+    """
+    bad = False
+    for k in range(len(data)):
+        v = data[k]
+        bad |= (v != np.floor(v)) | (v <= 0) | (v > 4294967295) | (v != v)
+        counts[k] = np.uint32(v)
+    for k in range(len(indices)):
+        columns[k] = indices[k]
+        bad |= (indices[k] < 0) | (indices[k] >= width)
     for i in range(len(indptr) - 1):
-        before = -1
-        for k in range(indptr[i], indptr[i + 1]):
-            v, c = data[k], indices[k]
-            if not (v > 0 and v <= 4294967295 and v == np.floor(v) and c > before and c < width):
-                return False
-            counts[k] = np.uint32(v)
-            columns[k] = c
-            before = c
-    return True
+        for k in range(indptr[i] + 1, indptr[i + 1]):
+            bad |= indices[k] <= indices[k - 1]
+    return not bad
 
 
 def as_counts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, width: int) -> sp.csr_matrix | None:
-    """A block in one pass, where it is counts in order, as nearly every block is; None where a closer look is needed."""
+    """A block in one pass, where it is counts in order, as nearly every block is; else None: look closer."""
     counts, columns = np.empty(len(data), np.uint32), np.empty(len(data), np.int32)
     if not _convert(data, indices, indptr, width, counts, columns):
         return None
@@ -227,9 +234,13 @@ class CountsFile:
         per_row = np.zeros(n, np.int64)
         with decoding(self.threads) as pool:
             indices = self._vector("indices", pool)
-            for lo in range(0, total, SLAB):
-                found = self._read(indices, lo, min(lo + SLAB, total))
-                count_rows(self._in_range(found, n), per_row)
+            with progress(total, "values", "counting the values of each cell") as counter:
+                for lo in range(0, total, SLAB):
+                    found = self._read(indices, lo, min(lo + SLAB, total))
+                    if lo + SLAB < total:
+                        indices.prefetch(lo + SLAB, min(lo + 2 * SLAB, total))
+                    count_rows(self._in_range(found, n), per_row)
+                    counter.update(len(found))
             slabs = self._csc_slabs(indptr, self._vector("data", pool), self._vector("indices", pool))
             with sorted_into_buckets(slabs, per_row, beside=self.path, shown=self.path) as entries:
                 blocks = rows_of(entries, per_row, width, max_rows=rows, max_values=BLOCK_VALUES)
@@ -238,20 +249,22 @@ class CountsFile:
 
     def _csc_slabs(self, indptr: np.ndarray, data: Vector, indices: Vector) -> Iterator[Slab]:
         total = int(indptr[-1])
-        for lo in range(0, total, SLAB):
-            hi = min(lo + SLAB, total)
-            values, cells = self._read(data, lo, hi), self._in_range(self._read(indices, lo, hi), self.shape[0])
-            if hi < total:
-                for vector in (data, indices):
-                    vector.prefetch(hi, min(hi + SLAB, total))
-            first, last = int(np.searchsorted(indptr, lo, "right")) - 1, int(np.searchsorted(indptr, hi, "left"))
-            lengths = np.diff(np.clip(indptr[first : last + 1], lo, hi))
-            genes = np.repeat(np.arange(first, last, dtype=np.int32), lengths)
-            values = values.view(np.uint8) if values.dtype == bool else values
-            bad = _first_bad(values)
-            if bad >= 0:
-                raise self._no_count(int(cells[bad]), int(genes[bad]), values[bad])
-            yield cells, genes, values.astype(np.uint32)
+        with progress(total, "values", "sorting values by cell") as counter:
+            for lo in range(0, total, SLAB):
+                hi = min(lo + SLAB, total)
+                values, cells = self._read(data, lo, hi), self._in_range(self._read(indices, lo, hi), self.shape[0])
+                if hi < total:
+                    for vector in (data, indices):
+                        vector.prefetch(hi, min(hi + SLAB, total))
+                first, last = int(np.searchsorted(indptr, lo, "right")) - 1, int(np.searchsorted(indptr, hi, "left"))
+                lengths = np.diff(np.clip(indptr[first : last + 1], lo, hi))
+                genes = np.repeat(np.arange(first, last, dtype=np.int32), lengths)
+                values = values.view(np.uint8) if values.dtype == bool else values
+                bad = _first_bad(values)
+                if bad >= 0:
+                    raise self._no_count(int(cells[bad]), int(genes[bad]), values[bad])
+                yield cells, genes, values.astype(np.uint32)
+                counter.update(len(values))
 
     def _vector(self, name: str, pool: ThreadPoolExecutor | None) -> Vector:
         array = self._matrix[name]
@@ -395,8 +408,10 @@ def _read_table(path: Path, file: h5py.File | ZarrFile, node: str) -> pd.DataFra
             return read_table(file[node])
         import anndata
 
-        backed = anndata.read_h5ad(path, backed="r")  # anndata's formats before 0.7
-        table = backed.raw.var if node.startswith("raw") else getattr(backed, node)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that old files should be rewritten
+            backed = anndata.read_h5ad(path, backed="r")  # anndata's formats before 0.7
+            table = backed.raw.var if node.startswith("raw") else getattr(backed, node)
         backed.file.close()
         return table
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import h5py
@@ -26,7 +27,9 @@ def read_table(group: h5py.Group) -> pd.DataFrame:
 def _by_anndata(group: h5py.Group) -> pd.DataFrame:
     import anndata
 
-    table: pd.DataFrame = anndata.io.read_elem(group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that old files should be rewritten
+        table: pd.DataFrame = anndata.io.read_elem(group)
     return table
 
 

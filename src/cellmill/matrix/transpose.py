@@ -52,6 +52,19 @@ def _by_key(keys: np.ndarray, ends: np.ndarray, first: np.ndarray, second: np.nd
     return out
 
 
+@numba.njit(cache=True, nogil=True)
+def _by_row(
+    rows: np.ndarray, first: int, ends: np.ndarray, columns: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and values in the order of ``rows``, of which ``first`` is the smallest; the same as ``_by_key``."""
+    out_columns, out_values = np.empty_like(columns), np.empty_like(values)
+    for i in range(len(rows) - 1, -1, -1):
+        ends[rows[i] - first] -= 1
+        at = ends[rows[i] - first]
+        out_columns[at], out_values[at] = columns[i], values[i]
+    return out_columns, out_values
+
+
 class Entries:
     """Room for ``n`` entries, filled and read by position: in memory, or in a file where one is given."""
 
@@ -131,8 +144,11 @@ def room_for(n: int, *, beside: str | os.PathLike[str], shown: object) -> Iterat
 
 
 def _bucket_starts(offsets: np.ndarray) -> np.ndarray:
-    """The first row of each bucket, and the number of rows; a bucket is as many rows as fit, or one."""
-    limit = max(1, BUDGET // (2 * _BYTES_PER_ENTRY))
+    """The first row of each bucket, and the number of rows; a bucket is as many rows as fit, or one.
+
+    Small buckets are sorted within the processor's caches; but more than some 256 make many small writes.
+    """
+    limit = max(1, min(max(SLAB, int(offsets[-1]) // 256), BUDGET // (2 * _BYTES_PER_ENTRY)))
     starts = [0]
     while starts[-1] < len(offsets) - 1:
         fits = int(np.searchsorted(offsets, offsets[starts[-1]] + limit, side="right")) - 1
@@ -179,8 +195,7 @@ def rows_of(
     for first, last in itertools.pairwise(starts.tolist()):
         rows, columns, values = entries.read(int(offsets[first]), int(offsets[last]))
         indptr = offsets[first : last + 1] - offsets[first]
-        rows = rows - np.int32(first)
-        _, columns, values = _by_key(rows, indptr[1:].copy(), rows, columns, values)
+        columns, values = _by_row(rows, first, indptr[1:].copy(), columns, values)
         start = first
         while start < last:
             fits = int(np.searchsorted(indptr, indptr[start - first] + max_values, side="right")) - 1 + first

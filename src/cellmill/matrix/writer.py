@@ -6,18 +6,46 @@ import contextlib
 import errno
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from typing import Any
 
 import h5py
+import numba
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from isal import isal_zlib
 
 CHUNK_VALUES = 1 << 17
 ROOM_TO_FINISH = 32 << 20
 """What HDF5 may hold back, in bytes: a block of rows, and its caches."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _shuffle(data: np.ndarray, width: int, out: np.ndarray) -> None:
+    """Values to bytes by their place in the value, as HDF5's shuffle filter does; all are uint8."""
+    n = len(data) // width
+    for b in range(width):
+        for i in range(n):
+            out[b * n + i] = data[i * width + b]
+
+
+def compressed(values: np.ndarray) -> bytes:
+    """A whole chunk of ``CHUNK_VALUES`` as HDF5's filters shuffle and gzip give it; a short one is filled with zeros.
+
+    ISA-L at level 1 is several times as fast as zlib, for some 7 % more bytes; zlib, and so everyone, reads it.
+    """
+    if len(values) < CHUNK_VALUES:
+        values = np.concatenate([values, np.zeros(CHUNK_VALUES - len(values), values.dtype)])
+    data = np.ascontiguousarray(values).view(np.uint8)
+    if values.itemsize > 1:
+        shuffled = np.empty_like(data)
+        _shuffle(data, values.itemsize, shuffled)
+        data = shuffled
+    return isal_zlib.compress(data, 1)
 
 
 class H5adWriter:
@@ -29,9 +57,10 @@ class H5adWriter:
         path: the file to make; the caller writes aside and renames.
         n_genes: columns of the matrix.
         dtype: type of the stored values.
+        threads: how many compress chunks while the caller works; with one, nothing overlaps.
     """
 
-    def __init__(self, path: str | PathLike[str], *, n_genes: int, dtype: np.dtype) -> None:
+    def __init__(self, path: str | PathLike[str], *, n_genes: int, dtype: np.dtype, threads: int = 1) -> None:
         self.n_genes, self.dtype = n_genes, np.dtype(dtype)
         self._path = path
         self._file = h5py.File(path, "w")
@@ -41,7 +70,14 @@ class H5adWriter:
         self._indices = self._growing("indices", np.dtype(np.int32))
         self._indptr: list[np.ndarray] = [np.zeros(1, np.int64)]
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
-        self._n_pending = 0
+        self._n_pending = self._n_values = 0
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="deflate") if threads > 1 else None
+        self._under_way: deque[tuple[h5py.Dataset, int, int, Future[bytes]]] = deque()
+
+    def _stop_threads(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _growing(self, name: str, dtype: np.dtype) -> h5py.Dataset:
         chunks, limit = (CHUNK_VALUES,), (None,)
@@ -67,20 +103,39 @@ class H5adWriter:
             return
         data, indices = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
         n = len(data) // CHUNK_VALUES * CHUNK_VALUES if whole_chunks else len(data)
-        for start in range(
-            0, n, CHUNK_VALUES
-        ):  # one chunk of each in turn: where they lie in the file is always the same
+        for start in range(0, n, CHUNK_VALUES):
+            stop = min(start + CHUNK_VALUES, n)
+            # One chunk of each in turn: where they lie in the file is always the same.
             for dataset, values in ((self._data, data), (self._indices, indices)):
-                old, new = dataset.shape[0], values[start : min(start + CHUNK_VALUES, n)]
-                dataset.resize((old + len(new),))
-                dataset[old:] = new
+                self._compress(dataset, self._n_values, values[start:stop])
+            self._n_values += stop - start
         self._pending, self._n_pending = [(data[n:], indices[n:])], len(data) - n
+
+    def _compress(self, dataset: h5py.Dataset, first: int, values: np.ndarray) -> None:
+        """Compress a chunk beside the caller, where there are threads; write those that are ready, in order."""
+        if self._pool is None:
+            self._write(dataset, first, len(values), compressed(values))
+            return
+        self._under_way.append((dataset, first, len(values), self._pool.submit(compressed, values)))
+        while len(self._under_way) > 4 * self._threads:
+            self._write_oldest()
+
+    def _write_oldest(self) -> None:
+        dataset, first, length, result = self._under_way.popleft()
+        self._write(dataset, first, length, result.result())
+
+    def _write(self, dataset: h5py.Dataset, first: int, length: int, chunk: bytes) -> None:
+        dataset.resize((first + length,))
+        dataset.id.write_direct_chunk((first,), chunk)
 
     def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> None:
         """Write what is left and the tables; ``obs`` and ``var`` must have a row per row and column of X."""
         from anndata.io import write_elem
 
         self._flush(whole_chunks=False)
+        while self._under_way:
+            self._write_oldest()
+        self._stop_threads()
         indptr = np.concatenate(self._indptr)
         if len(obs) != len(indptr) - 1 or len(var) != self.n_genes:
             raise ValueError(f"X is {len(indptr) - 1} × {self.n_genes}, the tables have {len(obs)} and {len(var)} rows")
@@ -99,6 +154,7 @@ class H5adWriter:
 
     def abandon(self) -> None:
         """Close without finishing, after an error; the caller removes the file."""
+        self._stop_threads()
         abandon(self._file, self._path)
 
 

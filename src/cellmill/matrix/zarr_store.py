@@ -8,6 +8,7 @@ because one array of a type that this zarr does not know makes all of it unreada
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 import zipfile
@@ -126,10 +127,10 @@ class ZarrArray:
             return values
 
     def missing_chunks(self) -> tuple[int, int]:
-        """How many chunks are not there, and how many there should be."""
+        """How many chunks are not there, and how many there should be; a shard counts as all of its chunks."""
         with self._store.reading():
             expected = int(self._array.nchunks)
-            return expected - int(self._array.nchunks_initialized), expected
+            return max(0, expected - int(self._array.nchunks_initialized)), expected
 
 
 class ZarrGroup:
@@ -192,6 +193,10 @@ def convert_zarr(path: Path, out: Path) -> str:
         file = h5py.File(aside, "w")
         try:
             file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+                anndata.io.write_elem(file, name, {})
+            if "raw/X" in readable:
+                file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
             for name in readable:
                 _copy_matrix(store[name], name, file)
             with anndata.settings.override(allow_write_nullable_strings=True):
@@ -204,6 +209,18 @@ def convert_zarr(path: Path, out: Path) -> str:
     left = [n for n in matrices if n not in readable]
     said = f"Copied from zarr: {', '.join([*readable, *tables])}."
     return said + (f" Left out, as no readable matrix: {', '.join(left)}." if left else "")
+
+
+def obs_columns(path: Path) -> list[str] | None:
+    """Names of the obs columns of a store in a folder, without opening it by zarr; None where they cannot be had so."""
+    try:
+        if (path / "obs" / "zarr.json").is_file():
+            attributes = json.loads((path / "obs" / "zarr.json").read_text())["attributes"]
+        else:
+            attributes = json.loads((path / "obs" / ".zattrs").read_text())
+        return [str(c) for c in attributes["column-order"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _layout(node: ZarrArray | ZarrGroup) -> str | None:

@@ -22,6 +22,7 @@ from cellmill.genes.mapping import name_genes
 from cellmill.genes.table import GeneTable, read_gene_table
 from cellmill.matrix.reader import CountsFile, NotCountsError
 from cellmill.progress import progress
+from cellmill.quality.content import content_hashes, gene_keys
 from cellmill.quality.names import GENE_SETS, TOP
 
 log = logging.getLogger("cellmill")
@@ -130,6 +131,7 @@ def _measure(
         batches = obs_strings(file.obs, batch, raw)
         reason = "every value of it is a count"
         facts: dict[str, Any] = {
+            "part": part,
             "cells": file.shape[0],
             "genes": file.shape[1],
             "counts": where,
@@ -148,14 +150,22 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     members = np.stack([genes.member(s)[genes.measured] for s in GENE_SETS])
     measured, kept = genes.measured, genes.kept
-    gene_codes = None
+    gene_codes, names = None, genes.gene_ids
     if genes.n_merged or not kept.all():
-        gene_codes = pd.factorize(np.where(kept, genes.gene_ids, None))[0].astype(np.int32)
+        codes, names = pd.factorize(np.where(kept, genes.gene_ids, np.array(None, object)))
+        gene_codes = codes.astype(np.int32)
+    keys = gene_keys(names)
     with progress(file.shape[0], "cells", "measuring") as counter:
         for block in file.blocks():
-            facts["max_count"] = max(facts["max_count"], _largest(block.counts, gene_codes))
+            by_gene = _by_gene(block.counts, gene_codes)
+            facts["max_count"] = max(facts["max_count"], int(by_gene.data.max(initial=0)))
             rows = slice(block.start, block.stop)
-            columns = {"cell_id": ids[rows], "batch": batches[rows], **cell_metrics(_columns(block.counts, measured), members)}
+            columns = {
+                "cell_id": ids[rows],
+                "batch": batches[rows],
+                **cell_metrics(_columns(block.counts, measured), members),
+                **dict(zip(("content_1", "content_2"), content_hashes(by_gene, keys), strict=True)),
+            }
             yield pa.RecordBatch.from_arrays(
                 [pa.array(columns[f.name], f.type) for f in contract.QUALITY_SCHEMA], schema=contract.QUALITY_SCHEMA
             )
@@ -167,18 +177,16 @@ def _columns(counts: sp.csr_matrix, chosen: np.ndarray) -> sp.csr_matrix:
     return counts if chosen.all() else counts[:, np.flatnonzero(chosen)]
 
 
-def _largest(counts: sp.csr_matrix, gene_codes: np.ndarray | None) -> int:
-    """The largest count of a gene in a cell, after columns that name the same gene are added up; dropped ones apart."""
-    if gene_codes is not None:
-        kept = gene_codes >= 0
-        counts, gene_codes = _columns(counts, kept), gene_codes[kept]
-    if not counts.nnz:
-        return 0
-    if gene_codes is not None:
-        arrays = (counts.data.astype(np.uint64), gene_codes[counts.indices], counts.indptr)
-        counts = sp.csr_matrix(arrays, shape=(counts.shape[0], int(gene_codes.max()) + 1))
-        counts.sum_duplicates()
-    return int(counts.data.max())
+def _by_gene(counts: sp.csr_matrix, gene_codes: np.ndarray | None) -> sp.csr_matrix:
+    """Counts by gene: columns that name the same gene added up, dropped ones (-1) left out; None: nothing to do."""
+    if gene_codes is None:
+        return counts
+    kept = gene_codes >= 0
+    counts, gene_codes = _columns(counts, kept), gene_codes[kept]
+    arrays = (counts.data.astype(np.uint64), gene_codes[counts.indices], counts.indptr)
+    merged = sp.csr_matrix(arrays, shape=(counts.shape[0], int(gene_codes.max(initial=-1)) + 1))
+    merged.sum_duplicates()
+    return merged
 
 
 def unique_cell_ids(file: CountsFile, *, part: str, cell_ids: str) -> np.ndarray:

@@ -15,17 +15,18 @@ import scipy.sparse as sp
 from cellmill.config import CellRules
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
+from cellmill.contracts import splits as split_files
 from cellmill.contracts.versions import CELLS, COUNTS
 from cellmill.errors import CellmillError
 from cellmill.files import replacing
 from cellmill.genes.space import columns_in_space
-from cellmill.keys import assign_splits, hash_strings
 from cellmill.matrix.reader import CountsFile
 from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
-from cellmill.quality.metrics import obs_column, obs_strings
+from cellmill.quality.metrics import obs_column
 from cellmill.quality.names import METRICS
-from cellmill.quality.thresholds import KEPT, cell_outcomes, filter_reasons
+from cellmill.quality.splits import part_outcomes, splits_of
+from cellmill.quality.thresholds import KEPT
 
 
 def process_part(
@@ -35,6 +36,8 @@ def process_part(
     labels: str | PathLike[str],
     part_genes: str | PathLike[str],
     thresholds: str | PathLike[str],
+    duplicates: str | PathLike[str],
+    splits: str | PathLike[str],
     space: str | PathLike[str],
     rules: CellRules,
     part: str,
@@ -51,8 +54,11 @@ def process_part(
     genes = gene_files.read_part_genes(part_genes)
     gene_space = gene_files.read_space(space)
     columns, reasons = columns_in_space(genes, gene_space["gene_id"].to_numpy())
-    filtered = filter_reasons(contract.read_labels(labels)[0])
-    outcome = cell_outcomes(measured, filtered=filtered, spec=rules.quality, thresholds=bounds)
+    said, (decided, decisions) = contract.read_labels(labels)[0], split_files.read_splits(splits)
+    rare = set(decisions["rare"])
+    outcome = part_outcomes(
+        measured, said, part=part, thresholds=bounds, duplicates=duplicates, spec=rules.quality, rare=rare
+    )
     keep = outcome == KEPT
     ids = measured["cell_id"]
     with CountsFile(raw, measured_facts["counts"]) as file:
@@ -60,8 +66,8 @@ def process_part(
             raise CellmillError(
                 raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again."
             )
-        split = _splits(file, ids, rules)
-        obs = _kept_obs(file, measured, keep, split, rules)
+        split = splits_of(ids, said, keep, decided, rules.split)
+        obs = _kept_obs(file, measured, keep, split, rules, rare)
         with replacing(out) as aside:
             writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]))
             try:
@@ -94,23 +100,16 @@ def process_part(
     contract.write_cells(out_cells, table, {**facts, "contract": str(CELLS)})
 
 
-def _splits(file: CountsFile, ids: pa.ChunkedArray, rules: CellRules) -> np.ndarray:
-    names = np.array(list(rules.split.fractions), object)
-    if rules.split.by == "cell":
-        strings = ids.combine_chunks()
-    else:
-        strings = pa.array(obs_strings(file.obs, rules.split.by, file.path, missing="\0missing"), pa.large_string())
-    keys = hash_strings(strings, seed=rules.split.seed, purpose="split")
-    return names[assign_splits(keys, rules.split.fractions)]
-
-
 def _kept_obs(
-    file: CountsFile, measured: pa.Table, keep: np.ndarray, split: np.ndarray, rules: CellRules
+    file: CountsFile, measured: pa.Table, keep: np.ndarray, split: np.ndarray, rules: CellRules, rare: set[str]
 ) -> pd.DataFrame:
     obs = pd.DataFrame(index=pd.Index(measured["cell_id"].to_pandas()[keep].astype(object), name="cell_id"))
     obs["split"] = pd.Categorical(split[keep], categories=list(rules.split.fractions))
     for column in rules.kept_columns:
         values = obs_column(file.obs, column, file.path)[keep]
+        if rules.quality.rare is not None and rules.quality.rare.column == column and rare:
+            text = values.astype(object)
+            values = text.mask(text.astype(str).isin(rare) & text.notna(), rules.quality.rare.into)
         if isinstance(values.dtype, pd.CategoricalDtype):
             values = values.cat.remove_unused_categories()
         is_text = values.dtype == object or isinstance(values.dtype, pd.StringDtype)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,17 @@ import pyarrow.compute as pc
 from cellmill.config import Quality
 from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
+from cellmill.files import scratch
 from cellmill.keys import hash_strings
 from cellmill.quality.labels import refuse_unknown_values
 from cellmill.quality.names import HARD_BOUNDS
+from cellmill.quality.select import Spill, medians, sortable, unsortable
 
 log = logging.getLogger("cellmill")
 
 KEPT = "kept"
+IDS_AT_ONCE = 1 << 21
+MEETINGS_AT_ONCE = 100_000
 ONLY_UPPER = ("pct_counts_mt",)
 """Metrics of which only too much is bad."""
 
@@ -37,48 +43,102 @@ def set_thresholds(
     The medians are exact, over all parts at once; the result does not depend on parts or their order.
     Also finds the type that holds every count, and proves that no cell id stands in two parts.
 
+    Memory: the rows of one part, two million values (:mod:`cellmill.quality.select`) and a row per batch, whatever the
+    number of cells. The values wait on the scratch disk: 24 bytes per cell, one metric after another.
+    One pass over the parts for the ids, and one for each metric.
+
     Raises:
         CellmillError: a cell id in two parts, a filter's value that no cell has, or no cell that passes.
     """
-    wanted = ["cell_id", *measured_columns(spec)]
-    tables, filtered, largest = [], [], 0
-    said = [contract.read_labels(path) for path in labels]
-    refuse_unknown_values([facts["filters"] for _, facts in said], spec, where=out)
-    for path, (part_labels, _) in zip(parts, said, strict=True):
-        table, facts = contract.read_quality(path, columns=wanted)
-        tables.append(table)
-        filtered.append(filter_reasons(part_labels))
-        largest = max(largest, facts["max_count"])
-    table = pa.concat_tables(tables).combine_chunks()
-    _refuse_shared_ids(table["cell_id"], parts, [t.num_rows for t in tables])
-    eligible = fixed_outcome(table, spec, np.concatenate(filtered)) == KEPT
-    if not eligible.any():
-        _refuse_to_drop_all(out, table.num_rows, spec)
-    batch_values = table["batch"].combine_chunks().dictionary_encode()
-    names, codes = batch_values.dictionary.to_pylist(), batch_values.indices.to_numpy()
-    metrics = {m: table[m].to_numpy() for m in spec.mads}
-    everything = {m: _bounds(v[eligible], m, spec.mads[m]) for m, v in metrics.items()}
-    batches = {}
-    for code, name in sorted(enumerate(names), key=lambda pair: pair[1]):
-        mine = eligible & (codes == code)
-        own = int(mine.sum()) >= spec.min_batch_cells
-        bounds = {m: _bounds(v[mine], m, spec.mads[m]) for m, v in metrics.items()} if own else everything
-        batches[name] = {
-            "cells": int((codes == code).sum()),
-            "thresholds_of": "batch" if own else "dataset",
-            "bounds": bounds,
-        }
+    refuse_unknown_values([contract.read_labels(path, columns=[])[1]["filters"] for path in labels], spec, where=out)
+    with scratch(out) as folder:
+        refuse_shared_ids(parts, folder)
+        batches, largest = _batches(parts, labels, spec)
+        if not any(eligible for _, eligible in batches.values()):
+            _refuse_to_drop_all(out, sum(cells for cells, _ in batches.values()), spec)
+        names = sorted(batches)
+        own = np.array([batches[name][1] >= spec.min_batch_cells for name in names])
+        found = {m: _metric_bounds(parts, labels, m, names, own, spec, folder) for m in spec.mads}
+    everything = {m: bounds[-1] for m, bounds in found.items()}
     contract.write_thresholds(
         out,
         {
-            "cells": table.num_rows,
+            "cells": sum(cells for cells, _ in batches.values()),
             "max_count": largest,
             "counts_dtype": smallest_unsigned(largest).name,
             "fixed": {name: getattr(spec, name) for name in HARD_BOUNDS},
             "dataset": everything,
-            "batches": batches,
+            "batches": {
+                name: {
+                    "cells": batches[name][0],
+                    "thresholds_of": "batch" if mine else "dataset",
+                    "bounds": {m: bounds[code] for m, bounds in found.items()} if mine else everything,
+                }
+                for code, (name, mine) in enumerate(zip(names, own.tolist(), strict=True))
+            },
         },
     )
+
+
+def _batches(
+    parts: Sequence[str | PathLike[str]], labels: Sequence[str | PathLike[str]], spec: Quality
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """Raw cells and eligible cells of each batch, and the largest count."""
+    raw, passed, largest = Counter[str](), Counter[str](), 0
+    for path, labels_path in zip(parts, labels, strict=True):
+        table, facts = contract.read_quality(path, columns=list(dict.fromkeys(["batch", *HARD_BOUNDS.values()])))
+        largest = max(largest, facts["max_count"])
+        eligible = _eligible(table, labels_path, spec)
+        for counter, batch in ((raw, table["batch"]), (passed, table["batch"].filter(eligible))):
+            counter.update({pair["values"]: pair["counts"] for pair in pc.value_counts(batch).to_pylist()})
+    return {name: (cells, passed[name]) for name, cells in raw.items()}, largest
+
+
+def _eligible(table: pa.Table, labels: str | PathLike[str], spec: Quality) -> np.ndarray:
+    """Which cells (cells,) of a part pass the filters and the fixed bounds."""
+    filtered = filter_reasons(contract.read_labels(labels, columns=["filter"])[0])
+    passes: np.ndarray = fixed_outcome(table, spec, filtered) == KEPT
+    return passes
+
+
+def _metric_bounds(
+    parts: Sequence[str | PathLike[str]],
+    labels: Sequence[str | PathLike[str]],
+    metric: str,
+    names: list[str],
+    own: np.ndarray,
+    spec: Quality,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """The bounds of one metric for each batch that has its own (for others they say nothing), and for all cells."""
+    n_mads = spec.mads[metric]
+    if n_mads is None:
+        return [{"applied": False, "why": "switched off"}] * (len(names) + 1)
+    values, all_values = Spill(folder, "values", np.uint64), Spill(folder, "all", np.uint64)
+    columns = list(dict.fromkeys(["batch", *HARD_BOUNDS.values(), metric]))
+    for path, labels_path in zip(parts, labels, strict=True):
+        table, _ = contract.read_quality(path, columns=columns)
+        mine = table[metric].to_numpy().astype(np.float64)
+        there = _eligible(table, labels_path, spec) & ~np.isnan(mine)
+        codes = pc.index_in(table["batch"], value_set=pa.array(names, pa.string())).to_numpy()
+        keys = sortable(mine[there])
+        all_values.append(np.zeros(len(keys), np.int32), keys)
+        by_batch = own[codes[there]]
+        values.append(codes[there][by_batch], keys[by_batch])
+    found = [*_center_and_spread(values, len(names), folder), *_center_and_spread(all_values, 1, folder)]
+    return [_bounds(n, median, mad, metric, n_mads) for n, median, mad in found]
+
+
+def _center_and_spread(values: Spill, groups: int, folder: Path) -> list[tuple[int, float, float]]:
+    """Number of values, median, and median absolute deviation from it, of each group; ``values`` is used up."""
+    n, center = medians(values, groups)
+    deviations = Spill(folder, "deviations", np.uint64)
+    for codes, keys in values.chunks():
+        deviations.append(codes, sortable(np.abs(unsortable(keys) - center[codes])))
+    values.close()
+    _, spread = medians(deviations, groups)
+    deviations.close()
+    return list(zip(n.tolist(), center.tolist(), spread.tolist(), strict=True))
 
 
 def measured_columns(spec: Quality) -> list[str]:
@@ -108,29 +168,57 @@ def smallest_unsigned(largest: int) -> np.dtype:
     return next(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
 
 
-def _refuse_shared_ids(ids: pa.ChunkedArray, parts: Sequence[str | PathLike[str]], lengths: list[int]) -> None:
-    """Equal ids have equal keys; only where keys meet are the ids themselves compared."""
-    keys = hash_strings(ids.combine_chunks(), seed=0, purpose="unique")
-    order = np.argsort(keys, kind="stable")
-    meet = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-    edges = np.cumsum(lengths)
-    for at in meet:
-        one, two = int(order[at]), int(order[at + 1])
-        if ids[one].as_py() == ids[two].as_py():
-            files = [str(parts[int(np.searchsorted(edges, row, side="right"))]) for row in (one, two)]
-            raise CellmillError(
-                files[1],
-                f"cell id '{ids[one]}' stands in {files[0]}, too.",
-                "Set 'cell_ids: part_barcode' if these are different cells; leave one file out if they are the same.",
-            )
+def refuse_shared_ids(parts: Sequence[str | PathLike[str]], folder: Path) -> None:
+    """No cell id may stand in two parts.
+
+    Equal ids have equal keys of 64 bits; these are sorted in buckets on the disk, a bucket for every two million cells.
+    Only where keys meet, which one pair of distinct ids in 10^19 does, are the ids themselves compared.
+
+    Raises:
+        CellmillError: an id in two parts; names it and both.
+    """
+    rows = [contract.count_cells(path) for path in parts]
+    if len(parts) < 2:
+        return  # within a part, ids are unique
+    n_buckets = max(1, -(-sum(rows) // IDS_AT_ONCE))
+    buckets = [folder / f"{i}.ids" for i in range(n_buckets)]
+    for path in parts:
+        keys = _id_keys(path)[1]
+        bucket = (keys >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)
+        for i in range(n_buckets):
+            with open(buckets[i], "ab") as stream:
+                stream.write(keys[bucket == i].tobytes())
+    for path in buckets:
+        keys = np.sort(np.fromfile(path, np.uint64))
+        path.unlink()
+        meet = np.unique(keys[1:][keys[1:] == keys[:-1]])
+        for start in range(0, len(meet), MEETINGS_AT_ONCE):
+            _compare_ids(parts, meet[start : start + MEETINGS_AT_ONCE])
 
 
-def _bounds(values: np.ndarray, metric: str, n_mads: float | None) -> dict[str, Any]:
-    values = values[~np.isnan(values)]
-    if n_mads is None or len(values) == 0:
-        return {"applied": False, "why": "switched off" if n_mads is None else "no cell has this metric"}
-    median = float(np.median(values))
-    mad = float(np.median(np.abs(values - median)))
+def _id_keys(path: str | PathLike[str]) -> tuple[pa.ChunkedArray, np.ndarray]:
+    ids = contract.read_quality(path, columns=["cell_id"])[0]["cell_id"]
+    return ids, hash_strings(ids.combine_chunks(), seed=0, purpose="unique")
+
+
+def _compare_ids(parts: Sequence[str | PathLike[str]], meet: np.ndarray) -> None:
+    seen: dict[str, str | PathLike[str]] = {}
+    for path in parts:
+        ids, keys = _id_keys(path)
+        for name in ids.filter(np.isin(keys, meet)).to_pylist():
+            if name in seen:
+                raise CellmillError(
+                    path,
+                    f"cell id '{name}' stands in {seen[name]}, too.",
+                    "Set 'cell_ids: part_barcode' if these are different cells; "
+                    "leave one file out if they are the same.",
+                )
+            seen[name] = path
+
+
+def _bounds(n: int, median: float, mad: float, metric: str, n_mads: float) -> dict[str, Any]:
+    if n == 0:
+        return {"applied": False, "why": "no cell has this metric"}
     if mad == 0:
         return {"applied": False, "why": "the median absolute deviation is 0", "median": median, "mad": mad}
     lower = None if metric in ONLY_UPPER else median - n_mads * mad
@@ -144,7 +232,7 @@ def fixed_outcome(table: pa.Table, spec: Quality, filtered: np.ndarray) -> np.nd
         bound = getattr(spec, name)
         if bound is not None:
             values = table[metric].to_numpy()
-            _drop(outcome, values < bound if name.startswith("min_") else values > bound, name)
+            drop(outcome, values < bound if name.startswith("min_") else values > bound, name)
     return outcome
 
 
@@ -160,10 +248,11 @@ def cell_outcomes(table: pa.Table, *, filtered: np.ndarray, spec: Quality, thres
                 continue
             values = table[metric].to_numpy()
             if bound["lower"] is not None:
-                _drop(outcome, mine & (values < bound["lower"]), f"low {metric}")
-            _drop(outcome, mine & (values > bound["upper"]), f"high {metric}")
+                drop(outcome, mine & (values < bound["lower"]), f"low {metric}")
+            drop(outcome, mine & (values > bound["upper"]), f"high {metric}")
     return outcome
 
 
-def _drop(outcome: np.ndarray, fails: np.ndarray, reason: str) -> None:
+def drop(outcome: np.ndarray, fails: np.ndarray, reason: str) -> None:
+    """Give the reason to the cells that fail and have none yet."""
     outcome[fails & (outcome == KEPT)] = reason

@@ -20,9 +20,9 @@ from cellmill.contracts import quality as quality_files
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import CELLS, QUALITY
 from cellmill.errors import CellmillError
-from cellmill.exports.export import account
 from cellmill.files import replacing
 from cellmill.keys import hash_strings
+from cellmill.quality.ledger import account
 from cellmill.quality.names import HARD_BOUNDS, METRICS
 from cellmill.quality.thresholds import KEPT
 
@@ -98,6 +98,7 @@ class DrawnFrom:
     """Vectors of each part, for the UMAP; empty: there is no embedding."""
     thresholds: File
     genes: File
+    ledger: File
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def draw_report(made: DrawnFrom, *, label: str | None, splits: Sequence[str], ou
     Memory: a few columns of one part, and at most ``UMAP_CELLS`` vectors.
     Time: about 15 s, of which most is umap-learn's compilation.
     """
-    ledger = account(made.cells)
+    ledger = account(made.ledger)
     with _style():
         _save(_quality(made, ledger["dropped"]), out.quality, "svg")
         _save(_cells(ledger, splits), out.cells, "svg")
@@ -382,8 +383,17 @@ def _percent(part: int, whole: int) -> str:
 # --- genes
 
 
+VARIABILITY = {
+    "seurat": "normalised dispersion",
+    "cell_ranger": "normalised dispersion of log1p",
+    "seurat_v3": "variance over the variance expected",
+    "dispersion": "variance over mean of the counts",
+}
+"""What the variability of a gene is, by flavor."""
+
+
 def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
-    dispersion, mean = genes["dispersion_normalized"].to_numpy(), genes["mean"].to_numpy()
+    dispersion, mean = genes["variability"].to_numpy(), genes["mean"].to_numpy()
     drawn = np.isfinite(dispersion) & (mean > 0)
     variable = drawn & genes["variable"].to_numpy()
     figure = _figure(10, 5.2)
@@ -403,7 +413,7 @@ def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
         ax.set_xticks(ticks, [f"{t:,.10g}" for t in ticks])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("mean count per 10,000, over the training cells")
-    ax.set_ylabel("normalised dispersion")
+    ax.set_ylabel(VARIABILITY[facts["flavor"]])
     if drawn.any():
         ax.legend(loc="upper left", fontsize=9, handletextpad=0.2)
     else:
@@ -411,7 +421,7 @@ def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     silent = len(genes) - int(drawn.sum())
     ax.set_title(f"{len(genes):,} genes over {facts['train_cells']:,} training cells")
     if silent:
-        note = f"not shown: {silent:,} genes without a dispersion"
+        note = f"not shown: {silent:,} genes without a value"
         ax.annotate(note, (1, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="right", color=GREY)
     top = [i for i in gene_files.variable_columns(genes, GENES_NAMED) if drawn[i]]
     symbols = genes["gene_symbol"].where(genes["gene_symbol"].notna(), genes["gene_id"])

@@ -17,12 +17,14 @@ from markupsafe import Markup
 
 from cellmill import __version__
 from cellmill.contracts import genes as gene_files
+from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
-from cellmill.exports.export import account, gene_names, name_rows
+from cellmill.exports.export import gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
+from cellmill.quality.ledger import account, account_by_batch
 from cellmill.quality.names import METRICS
 from cellmill.report.loading import how_to_load
 
@@ -41,7 +43,7 @@ CAPTIONS = {
     ),
     "genes": (
         "Variable genes.",
-        "Mean and normalised dispersion of every gene over the training cells; the most variable genes are named.",
+        "Mean and variability of every gene over the training cells; the most variable genes are named.",
     ),
     "umap": (
         "UMAP.",
@@ -51,6 +53,7 @@ CAPTIONS = {
 }
 """Title and text under each figure; the captions of ``snakemake --report`` say the same."""
 BATCHES_SHOWN = 200
+WORST_BATCHES = 20
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ class WrittenFrom:
     """The figures, each named after its caption."""
     manifests: Sequence[File]
     """``manifest.json`` of every export."""
-    cells: Sequence[File]
-    """``processed/{part}.cells.parquet`` of every part."""
+    ledger: File
     thresholds: File
     genes: File
     config: File
@@ -78,7 +80,9 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
     Raises:
         CellmillError: a manifest whose numbers are not those of the cells and genes.
     """
-    ledger = account(made.cells)
+    ledger = account(made.ledger)
+    batches = account_by_batch(made.ledger)
+    _, checked = ledger_files.read_ledger(made.ledger)
     genes, gene_facts = gene_files.read_genes(made.genes)
     counted = {
         "ledger": ledger,
@@ -86,7 +90,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "variable_genes": gene_facts["variable_genes"],
         "train_cells": gene_facts["train_cells"],
     }
-    named = gene_names(gene_facts, made.cells)
+    named = gene_names(gene_facts, made.ledger)
     exports = [_checked(path, dataset, counted | named) for path in made.manifests]
     config = read_json(made.config)
     values = {
@@ -98,6 +102,9 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "gene_names": name_rows(named["gene_names"]) if named else [],
         "splits": {name: ledger["splits"].get(name, 0) for name in splits},
         "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
+        "worst_batches": [b for b in batches[:WORST_BATCHES] if b["dropped"]] if len(batches) > 1 else [],
+        "n_batches": len(batches),
+        "checked": checked,
         "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),
         "exports": [_export(said, dataset) for said in exports],
         "tokenizers": _tokenizers(exports, config),
@@ -133,10 +140,10 @@ def _checked(path: File, dataset: str, counted: dict[str, Any]) -> dict[str, Any
     """A manifest that says what we counted."""
     said = manifests.read(path)
     for key, expected in {"dataset": dataset, **counted}.items():
-        if said[key] != expected:
+        if said.get(key) != expected:
             raise CellmillError(
                 path,
-                f"{key} is {_brief(said[key])}, but the dataset now has {_brief(expected)}.",
+                f"{key} is {_brief(said.get(key))}, but the dataset now has {_brief(expected)}.",
                 "The export is of an earlier run: delete its manifest.json and run snakemake again.",
             )
     return said

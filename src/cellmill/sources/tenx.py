@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
+    from cellmill.matrix.mtx import Entry, MatrixMarket
     from cellmill.matrix.transpose import Entries
 
 GENE_EXPRESSION = "Gene Expression"
@@ -317,7 +318,7 @@ def convert_tenx_folder(folder: Path, out: Path) -> str:
             per_cell = np.zeros(len(barcodes), np.int64)
             with room_for(matrix.n_entries, beside=out, shown=folder) as entries:
                 n, before, in_order = 0, -1, True
-                for features_, cells, values in matrix.slabs():
+                for features_, cells, values in _counted(matrix):
                     _refuse_no_counts(folder, values)
                     columns = genes.column[features_]
                     is_gene = columns >= 0
@@ -347,6 +348,16 @@ def convert_tenx_folder(folder: Path, out: Path) -> str:
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise CellmillError(folder, f"not readable ({error}).", "It may be truncated; get it again.") from error
     return genes.note
+
+
+def _counted(matrix: MatrixMarket) -> Iterator[Entry]:
+    """The entries of a matrix, with progress."""
+    from cellmill.progress import progress
+
+    with progress(matrix.n_entries, "values", "reading") as counter:
+        for slab in matrix.slabs():
+            yield slab
+            counter.update(len(slab[0]))
 
 
 def _names(path: Path) -> pd.DataFrame:

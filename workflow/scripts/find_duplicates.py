@@ -1,0 +1,14 @@
+"""Cells of equal content over all parts."""
+
+from cellmill import script
+from cellmill.config import Quality
+from cellmill.quality.duplicates import find_duplicates
+
+with script.job(snakemake) as job:
+    find_duplicates(
+        job.input.quality,
+        labels=job.input.labels,
+        thresholds=job.input.thresholds,
+        spec=Quality(**job.params.quality),
+        out=job.output.duplicates,
+    )
