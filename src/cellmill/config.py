@@ -44,8 +44,8 @@ class GeneNames(Spec):
     ids: str = "auto"
     """`auto`: Ensembl ids from the var index or a column, else the names as they are; or `index`; or a var column."""
     table: str = "none"
-    """Gene table that names are mapped to Ensembl ids by. `none`: names stay as found, and nothing is downloaded;
-    `auto`: the table of the dataset's organism in `resources/ledger.tsv`; or a name there; or a path to a csv or tsv."""
+    """Gene table that names are mapped to Ensembl ids by. `none`: names stay as found and nothing is downloaded;
+    `auto`: the table of the dataset's organism in `resources/ledger.tsv`; or a name there; or a path (csv, tsv)."""
     ambiguous: Literal["drop", "keep"] = "drop"
     """A name that means several genes of the table: `drop`, or `keep` under the name as found."""
     unmapped: Literal["drop", "keep"] = "drop"
@@ -357,6 +357,11 @@ class Dataset(Spec):
             strata=self.split.stratify,
             category=None if rare is None else rare.column,
         )
+
+    @property
+    def threshold_rules(self) -> Quality:
+        """What `set_thresholds` depends on: the rules that are judged before twins and rare categories."""
+        return self.quality.model_copy(update={"duplicates": Duplicates(), "rare": None})
 
     @property
     def cell_rules(self) -> CellRules:

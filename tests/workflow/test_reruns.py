@@ -49,6 +49,28 @@ def test_a_threshold_keeps_what_was_measured(rerunnable: Project):
 
 
 @pytest.mark.parametrize(
+    ("change", "first", "not_again"),
+    [
+        ("quality: {filters: [{column: phase, in: [G1]}]}", "read_labels", {"measure_quality"}),
+        ("quality: {rare: {column: louvain}}", "read_labels", {"measure_quality"}),
+        (
+            "quality: {duplicates: {rule: drop}}",
+            "find_duplicates",
+            {"measure_quality", "read_labels", "set_thresholds"},
+        ),
+    ],
+    ids=["filter", "rare", "duplicates"],
+)
+def test_a_rule_about_cells_keeps_what_was_measured(rerunnable: Project, change: str, first: str, not_again: set[str]):
+    """Filters and rare categories read the obs tables again, twins nothing but what was measured."""
+    path = rerunnable.root / "config" / "datasets" / "pbmc68k.yaml"
+    path.write_text(path.read_text() + change + "\n")
+    planned = set(rerunnable.planned())
+    assert {first, "assign_splits", "process_part", "write_ledger"} <= planned
+    assert not ({"retrieve_part", "unify_genes"} | not_again) & planned
+
+
+@pytest.mark.parametrize(
     ("contract", "expected"),
     [
         ("TOKENS", {"tokenize_part": 1, "export_hf": 1, "export_mds": 1, "write_report": 1}),

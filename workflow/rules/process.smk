@@ -83,7 +83,7 @@ rule set_thresholds:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
+        quality=lambda wildcards: plain(dataset_of(wildcards).threshold_rules),
         contract=str(versions.THRESHOLDS),
     script:
         "../scripts/set_thresholds.py"
