@@ -16,7 +16,9 @@ MEAN_LOG_DEPTH, SD_LOG_DEPTH = 7.75, 0.5
 
 
 @numba.njit(cache=True)
-def _draw(depths: np.ndarray, keep: np.ndarray, alias: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _draw(
+    depths: np.ndarray, keep: np.ndarray, alias: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Multinomial cells by the alias method: values and genes end to end, and offsets."""
     np.random.seed(seed)
     n_genes = len(alias)

@@ -34,7 +34,8 @@ def main() -> int:
     from atlas import atlas
 
     path = atlas(HERE / "data" / f"atlas_{asked.cells}.h5ad", cells=asked.cells)
-    print(f"{asked.cells:,} cells, {path.stat().st_size / 1e6:,.0f} MB gzip h5ad; the middle of {asked.runs} runs, in turn")
+    size = path.stat().st_size / 1e6
+    print(f"{asked.cells:,} cells, {size:,.0f} MB gzip h5ad; the middle of {asked.runs} runs, in turn")
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; " + _versions())
     for name in asked.names or MEASUREMENTS:
         _table(name, path, asked.cells, asked.runs)
@@ -51,7 +52,10 @@ def _table(name: str, path: Path, cells: int, runs: int) -> None:
     for _ in range(runs):
         for w in who:
             done = subprocess.run(
-                [sys.executable, str(HERE / "measure.py"), name, w, str(path)], capture_output=True, text=True, check=False
+                [sys.executable, str(HERE / "measure.py"), name, w, str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 raise SystemExit(done.stderr)

@@ -4,4 +4,6 @@ from cellmill import script
 from cellmill.genes.statistics import measure_genes
 
 with script.job(snakemake) as job:
-    measure_genes(job.input.processed, scale=job.params.scale, batch=job.params.batch, out=job.output.sums)
+    measure_genes(
+        job.input.processed, scale=job.params.scale, batch=job.params.batch, out=job.output.sums, threads=job.threads
+    )

@@ -15,4 +15,5 @@ with script.job(snakemake) as job:
         batch=job.params.batch,
         out=job.output.quality,
         out_genes=job.output.genes,
+        threads=job.threads,
     )

@@ -18,4 +18,5 @@ with script.job(snakemake) as job:
         part=job.wildcards.part,
         out=job.output.processed,
         out_cells=job.output.cells,
+        threads=job.threads,
     )

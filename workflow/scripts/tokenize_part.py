@@ -11,4 +11,5 @@ with script.job(snakemake) as job:
         gene_tokens=job.input.gene_tokens,
         spec=parse_tokenizer(job.params.tokenizer),
         out=job.output.tokens,
+        threads=job.threads,
     )

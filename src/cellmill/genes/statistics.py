@@ -94,7 +94,9 @@ def batches_of(part: CountsPart, column: str | None) -> tuple[np.ndarray, np.nda
     return names, found
 
 
-def measure_genes(processed: str | PathLike[str], *, scale: str, batch: str | None, out: str | PathLike[str]) -> None:
+def measure_genes(
+    processed: str | PathLike[str], *, scale: str, batch: str | None, out: str | PathLike[str], threads: int = 1
+) -> None:
     """Sums over the training cells of one part: cells, counts, values, squares, and a histogram for the medians.
 
     Args:
@@ -104,7 +106,7 @@ def measure_genes(processed: str | PathLike[str], *, scale: str, batch: str | No
     Raises:
         CellmillError: no such column.
     """
-    with CountsPart(processed) as part:
+    with CountsPart(processed, threads=threads) as part:
         names, codes = batches_of(part, batch)
         n, n_batches = part.n_genes, len(names)
         slots = n_batches if scale == "normalized" else 1

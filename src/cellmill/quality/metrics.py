@@ -86,6 +86,7 @@ def measure_quality(
     batch: str | None,
     out: str | PathLike[str],
     out_genes: str | PathLike[str],
+    threads: int = 1,
 ) -> None:
     """Measure every cell of a raw part, and find where its counts are.
 
@@ -99,7 +100,7 @@ def measure_quality(
     refused: list[str] = []
     for where in candidates:
         try:
-            _measure(raw, where, refused, part, genes, table, cell_ids, batch, out, out_genes)
+            _measure(raw, where, refused, part, genes, table, cell_ids, batch, out, out_genes, threads)
             return
         except NotCountsError as error:
             if counts != "auto":
@@ -121,8 +122,9 @@ def _measure(
     batch: str | None,
     out: str | PathLike[str],
     out_genes: str | PathLike[str],
+    threads: int,
 ) -> None:
-    with CountsFile(raw, where) as file:
+    with CountsFile(raw, where, threads=threads) as file:
         if 0 in file.shape:
             fix = "Leave this file out of the dataset, or get it again."
             raise CellmillError(raw, f"{where} is {file.shape[0]} cells × {file.shape[1]} genes.", fix)

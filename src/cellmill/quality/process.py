@@ -43,6 +43,7 @@ def process_part(
     part: str,
     out: str | PathLike[str],
     out_cells: str | PathLike[str],
+    threads: int = 1,
 ) -> None:
     """Write the kept cells of a part, and what became of every raw cell.
 
@@ -61,7 +62,7 @@ def process_part(
     )
     keep = outcome == KEPT
     ids = measured["cell_id"]
-    with CountsFile(raw, measured_facts["counts"]) as file:
+    with CountsFile(raw, measured_facts["counts"], threads=threads) as file:
         if file.shape[0] != measured.num_rows:
             raise CellmillError(
                 raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again."
@@ -69,7 +70,7 @@ def process_part(
         split = splits_of(ids, said, keep, decided, rules.split)
         obs = _kept_obs(file, measured, keep, split, rules, rare)
         with replacing(out) as aside:
-            writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]))
+            writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]), threads=threads)
             try:
                 lost = _copy_counts(file, keep, columns, writer)
                 var = gene_space.set_index("gene_id")

@@ -51,6 +51,7 @@ def tokenize_part(
     gene_tokens: str | PathLike[str],
     spec: Tokenizer,
     out: str | PathLike[str],
+    threads: int = 1,
 ) -> None:
     """Tokens of every kept cell, row-aligned with the processed part.
 
@@ -58,7 +59,7 @@ def tokenize_part(
     """
     encoder = RankValueEncoder(vocabulary_files.read(vocabulary, gene_tokens), max_len_tokens=spec.max_len_tokens)
     facts: dict[str, Any] = {"tokenizer": spec.kind}
-    with CountsPart(processed) as part:
+    with CountsPart(processed, threads=threads) as part:
         contract.write(out, _batches(part, encoder, spec.library_size, facts), facts)
 
 
