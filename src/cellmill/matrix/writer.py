@@ -36,7 +36,7 @@ def _shuffle(data: np.ndarray, width: int, out: np.ndarray) -> None:
 def compressed(values: np.ndarray) -> bytes:
     """A whole chunk of ``CHUNK_VALUES`` as HDF5's filters shuffle and gzip give it; a short one is filled with zeros.
 
-    ISA-L at level 1 is several times as fast as zlib, for some 7 % more bytes; zlib, and so everyone, reads it.
+    ISA-L at level 1 trades some size for speed (`make bench`, `write`); zlib, and so everyone, reads it.
     """
     if len(values) < CHUNK_VALUES:
         values = np.concatenate([values, np.zeros(CHUNK_VALUES - len(values), values.dtype)])
