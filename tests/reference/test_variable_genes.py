@@ -15,9 +15,9 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
-from cellmill.config import VariableGenes
 from cellmill.contracts.genes import read_genes
 from cellmill.errors import CellmillError
+from cellmill.genes.spec import VariableGenes
 
 from ..unit.stages import Made, make, measure_variable_genes, write_raw
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cellmill.config import Dataset, GeneRules, LabelRules
+from cellmill.config import Dataset
 from cellmill.genes.clipped import fit_clip, measure_clipped
 from cellmill.genes.files import gene_list, gene_table
 from cellmill.genes.space import unify_genes
+from cellmill.genes.spec import GeneRules
 from cellmill.genes.statistics import measure_genes
 from cellmill.genes.variable import rank_genes
 from cellmill.quality.duplicates import find_duplicates
@@ -22,6 +23,7 @@ from cellmill.quality.labels import read_labels
 from cellmill.quality.ledger import write_ledger
 from cellmill.quality.metrics import measure_quality
 from cellmill.quality.process import process_part
+from cellmill.quality.spec import LabelRules
 from cellmill.quality.splits import assign_splits
 from cellmill.quality.thresholds import set_thresholds
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellmill.config import ConfigError, GeneRules, load_project
+from cellmill.config import ConfigError, load_project
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import naming_facts, read_genes, read_mapping, read_part_genes, read_space
 from cellmill.contracts.quality import read_cells, read_quality
@@ -22,6 +22,7 @@ from cellmill.files import sha256_of
 from cellmill.genes.files import TABLES, gene_list, gene_table
 from cellmill.genes.identifiers import DROPPED, KEPT, LEFT_OUT, PartGenes
 from cellmill.genes.mapping import locate, name_genes
+from cellmill.genes.spec import GeneRules
 from cellmill.genes.table import GeneTable, read_gene_list, read_gene_table
 from cellmill.matrix.reader import CountsFile
 from cellmill.quality.names import METRICS

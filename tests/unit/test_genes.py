@@ -13,13 +13,13 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
-from cellmill.config import Genes
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import read_genes, read_space, variable_columns
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.genes.identifiers import PartGenes, resolve_genes
 from cellmill.genes.space import unify_genes
+from cellmill.genes.spec import Genes
 
 from .stages import Made, make, measure, random_counts, split_raw, three_parts, write_raw
 

@@ -16,7 +16,6 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
-from cellmill.config import Quality
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.quality import LABELS_SCHEMA, read_cells, read_quality, read_thresholds, write_labels
 from cellmill.errors import CellmillError
@@ -25,6 +24,7 @@ from cellmill.genes.identifiers import MITOCHONDRIAL_IDS, PartGenes, resolve_gen
 from cellmill.matrix import reader
 from cellmill.quality.metrics import cell_metrics
 from cellmill.quality.names import GENE_SETS, HARD_BOUNDS, METRICS, TOP
+from cellmill.quality.spec import Quality
 from cellmill.quality.thresholds import set_thresholds
 
 from .stages import make, measure, random_counts, split_raw, three_parts, write_raw

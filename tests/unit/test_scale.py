@@ -18,7 +18,7 @@ CODE = """
 import json, resource, sys
 from pathlib import Path
 import cellmill.quality.thresholds as t
-from cellmill.config import Quality
+from cellmill.quality.spec import Quality
 folder = Path(sys.argv[1])
 def run(parts):
     spec = Quality(mads={"log1p_total_counts": 5, "pct_counts_mt": 3})

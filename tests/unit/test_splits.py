@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cellmill.config import Split
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.ledger import read_ledger
 from cellmill.contracts.quality import read_cells
@@ -22,6 +21,7 @@ from cellmill.files import sha256_of
 from cellmill.keys import hash_strings
 from cellmill.quality.content import content_hashes, gene_keys
 from cellmill.quality.ledger import account, account_by_batch
+from cellmill.quality.spec import Split
 from cellmill.quality.splits import share_out
 
 from .stages import Made, make, random_counts, split_raw, three_parts, write_raw

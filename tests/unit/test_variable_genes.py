@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellmill.config import ConfigError, VariableGenes, load_project
+from cellmill.config import ConfigError, load_project
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import read_clip, read_genes, read_sums, variable_columns
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.genes.clipped import expected_std
+from cellmill.genes.spec import VariableGenes
 from cellmill.genes.statistics import Sums, add_up
 from cellmill.genes.variable import (
     Scores,

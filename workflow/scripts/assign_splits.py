@@ -1,7 +1,7 @@
 """Who trains and who tests, over all parts."""
 
 from cellmill import script
-from cellmill.config import CellRules
+from cellmill.quality.spec import CellRules
 from cellmill.quality.splits import assign_splits
 
 with script.job(snakemake) as job:

@@ -1,8 +1,8 @@
 """Cells of equal content over all parts."""
 
 from cellmill import script
-from cellmill.config import Quality
 from cellmill.quality.duplicates import find_duplicates
+from cellmill.quality.spec import Quality
 
 with script.job(snakemake) as job:
     find_duplicates(

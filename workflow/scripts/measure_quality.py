@@ -1,7 +1,7 @@
 """Metrics of every raw cell of a part."""
 
 from cellmill import script
-from cellmill.config import GeneRules
+from cellmill.genes.spec import GeneRules
 from cellmill.quality.metrics import measure_quality
 
 with script.job(snakemake) as job:

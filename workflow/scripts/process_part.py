@@ -1,8 +1,8 @@
 """The kept cells of a part as raw counts."""
 
 from cellmill import script
-from cellmill.config import CellRules
 from cellmill.quality.process import process_part
+from cellmill.quality.spec import CellRules
 
 with script.job(snakemake) as job:
     process_part(

@@ -1,7 +1,7 @@
 """Gene statistics and variable genes over all parts."""
 
 from cellmill import script
-from cellmill.config import VariableGenes
+from cellmill.genes.spec import VariableGenes
 from cellmill.genes.variable import rank_genes
 
 with script.job(snakemake) as job:

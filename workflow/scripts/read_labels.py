@@ -1,8 +1,8 @@
 """What the rules need to know of the obs table of a part."""
 
 from cellmill import script
-from cellmill.config import LabelRules
 from cellmill.quality.labels import read_labels
+from cellmill.quality.spec import LabelRules
 
 with script.job(snakemake) as job:
     read_labels(

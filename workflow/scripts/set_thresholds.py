@@ -1,7 +1,7 @@
 """Thresholds over all parts."""
 
 from cellmill import script
-from cellmill.config import Quality
+from cellmill.quality.spec import Quality
 from cellmill.quality.thresholds import set_thresholds
 
 with script.job(snakemake) as job:

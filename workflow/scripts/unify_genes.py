@@ -1,8 +1,8 @@
 """One gene space over all parts."""
 
 from cellmill import script
-from cellmill.config import Genes
 from cellmill.genes.space import unify_genes
+from cellmill.genes.spec import Genes
 
 with script.job(snakemake) as job:
     unify_genes(

@@ -1,8 +1,8 @@
 """Where every cell of the dataset went."""
 
 from cellmill import script
-from cellmill.config import CellRules
 from cellmill.quality.ledger import write_ledger
+from cellmill.quality.spec import CellRules
 
 with script.job(snakemake) as job:
     write_ledger(

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cellmill.config import GeneNames, GeneRules
 from cellmill.errors import CellmillError
 from cellmill.genes.identifiers import (
     AS_FOUND,
@@ -25,6 +24,7 @@ from cellmill.genes.identifiers import (
     resolve_genes,
     without_version,
 )
+from cellmill.genes.spec import GeneNames, GeneRules
 from cellmill.genes.table import GeneTable
 
 log = logging.getLogger("cellmill")

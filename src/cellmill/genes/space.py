@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cellmill.config import Genes
 from cellmill.contracts import genes as contract
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.genes.identifiers import AS_FOUND, KEPT, PartGenes, without_version
 from cellmill.genes.mapping import by_rule, locate
+from cellmill.genes.spec import Genes
 from cellmill.genes.table import GeneTable, read_gene_list, read_gene_table
 
 log = logging.getLogger("cellmill")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cellmill.config import VariableGenes
 from cellmill.contracts import genes as contract
 from cellmill.errors import CellmillError
 from cellmill.genes.clipped import normalized_variances
+from cellmill.genes.spec import VariableGenes
 from cellmill.genes.statistics import Sums, add_up
 
 N_BINS = 20

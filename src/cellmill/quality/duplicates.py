@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cellmill.config import Quality
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as contract
 from cellmill.errors import CellmillError
 from cellmill.files import scratch
 from cellmill.keys import hash_strings
+from cellmill.quality.spec import Quality
 from cellmill.quality.thresholds import KEPT, cell_outcomes, filter_reasons, measured_columns
 
 CELLS_AT_ONCE = 1 << 21

@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellmill.config import Filter, LabelRules, Quality
 from cellmill.contracts import quality as contract
 from cellmill.contracts.counts import to_arrow
 from cellmill.errors import CellmillError, nearest
 from cellmill.matrix.reader import CountsFile
 from cellmill.quality.metrics import obs_column, obs_strings
+from cellmill.quality.spec import Filter, LabelRules, Quality
 
 MISSING = "\0missing"
 """The text of a missing value where it is a group of its own; no column has it."""

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellmill.config import CellRules
 from cellmill.contracts import ledger as contract
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as split_files
 from cellmill.errors import CellmillError
+from cellmill.quality.spec import CellRules
 from cellmill.quality.thresholds import KEPT
 
 

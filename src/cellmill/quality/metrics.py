@@ -13,12 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 
-from cellmill.config import GeneRules
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
 from cellmill.genes.identifiers import PartGenes
 from cellmill.genes.mapping import name_genes
+from cellmill.genes.spec import GeneRules
 from cellmill.genes.table import GeneTable, read_gene_table
 from cellmill.matrix.reader import CountsFile, NotCountsError
 from cellmill.progress import progress

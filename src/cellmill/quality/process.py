@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 
-from cellmill.config import CellRules
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
 from cellmill.contracts import splits as split_files
@@ -25,6 +24,7 @@ from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
 from cellmill.quality.metrics import obs_column
 from cellmill.quality.names import METRICS
+from cellmill.quality.spec import CellRules
 from cellmill.quality.splits import part_outcomes, splits_of
 from cellmill.quality.thresholds import KEPT
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellmill import keys
-from cellmill.config import CellRules, Quality, Split
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as contract
 from cellmill.errors import CellmillError, nearest
 from cellmill.files import scratch
 from cellmill.quality.select import Spill, group_sizes, select
+from cellmill.quality.spec import CellRules, Quality, Split
 from cellmill.quality.thresholds import KEPT, cell_outcomes, drop, filter_reasons, measured_columns
 
 log = logging.getLogger("cellmill")

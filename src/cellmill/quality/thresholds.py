@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellmill.config import Quality
 from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
 from cellmill.files import scratch
@@ -21,6 +20,7 @@ from cellmill.keys import hash_strings
 from cellmill.quality.labels import refuse_unknown_values
 from cellmill.quality.names import HARD_BOUNDS
 from cellmill.quality.select import Spill, medians, sortable, unsortable
+from cellmill.quality.spec import Quality
 
 log = logging.getLogger("cellmill")
 
