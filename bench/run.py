@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _versions() -> str:
-    return ", ".join(f"{p} {version(p)}" for p in ("anndata", "h5py", "scanpy", "numpy", "isal"))
+    return ", ".join(f"{p} {version(p)}" for p in ("anndata", "h5py", "scanpy", "numpy", "isal", "deflate"))
 
 
 def _table(name: str, path: Path, cells: int, runs: int) -> None:

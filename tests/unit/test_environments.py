@@ -21,8 +21,8 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 
 # Where conda-forge's name is not PyPI's.
 PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-isal": "isal", "python-xxhash": "xxhash"}
-# Used where it is installed: it reads and writes h5ad files with compressions that h5py has not.
-OPTIONAL = {"hdf5plugin"}
+# Used where they are installed: hdf5plugin for compressions that h5py has not; deflate is faster than isal.
+OPTIONAL = {"hdf5plugin", "deflate"}
 USER_EXTRAS = {"workflow", "torch", "models", "cloud"}
 ASKED_FOR = {
     "snakemake",

@@ -113,7 +113,10 @@ class PartGenes:
 
 def names_of(values: pd.Index | pd.Series) -> np.ndarray:
     array = np.asarray(values.astype(object), object)
-    return np.array([None if pd.isna(v) or v == "" else str(v) for v in array], object)
+    missing = pd.isna(array)
+    names = np.array([str(v) for v in array], object)
+    names[missing | (names == "")] = None
+    return names
 
 
 def without_version(name: str) -> str:

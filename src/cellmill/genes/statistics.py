@@ -19,6 +19,7 @@ import pandas as pd
 
 from cellmill.contracts import genes as contract
 from cellmill.contracts.counts import CountsPart
+from cellmill.genes.histogram import Histogram, count
 from cellmill.progress import progress
 from cellmill.quality.metrics import obs_strings
 
@@ -26,15 +27,14 @@ TARGET_SUM = 10_000.0
 GRID_BITS = {"normalized": (32, 28), "log1p": (32, 32), "counts": (0, 0)}
 """Of each scale: values are rounded to multiples of 2^-first, squares to 2^-second."""
 _SCALES = list(GRID_BITS)
-_LOW = (1 << 32) - 1
-_BIN_SHIFT = 16
-"""A median's bin is the upper half of a float32: 128 bins per power of two, so to within 0.4 %."""
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _add(sums: np.ndarray, slot: int, gene: int, q: np.int64) -> None:
-    sums[slot, 0, gene] += q >> 32
-    sums[slot, 1, gene] += q & 0xFFFFFFFF
+def _add(sums: np.ndarray, first: int, value: np.int64, square: np.int64) -> None:
+    sums[first] += value >> 32
+    sums[first + 1] += value & 0xFFFFFFFF
+    sums[first + 2] += square >> 32
+    sums[first + 3] += square & 0xFFFFFFFF
 
 
 @numba.njit(cache=True, nogil=True)
@@ -44,42 +44,43 @@ def _add_block(
     indptr: np.ndarray,
     batch: np.ndarray,
     scale: int,
-    seen: np.ndarray,
-    counts: np.ndarray,
-    values: np.ndarray,
-    squares: np.ndarray,
-    own_values: np.ndarray,
-    own_squares: np.ndarray,
-    bins: np.ndarray,
+    sums: np.ndarray,
+    own: np.ndarray,
+    gathered: np.ndarray,
+    ends: np.ndarray,
+    cells: np.ndarray,
 ) -> None:
-    """Add the rows of a CSR block to the sums, all of which are (slots, upper and lower 32 bits, genes).
+    """Add the rows of a CSR block whose batch is not -1.
 
-    ``values`` and ``squares`` are of counts per 10,000: a slot per batch where that is the scale, else one slot.
-    ``own_values`` and ``own_squares`` are of another scale, a slot per batch.
+    ``sums`` (batches, genes, 8) int64, a cache line per gene: cells, counts, and of counts per 10,000 and their squares
+    the upper and lower 32 bits. ``own`` (batches, genes, 4): the same of another scale, where there is one.
+    The last three are those of a :class:`cellmill.genes.histogram.Histogram`, and count the values.
     """
     for i in range(len(indptr) - 1):
+        b = batch[i]
+        if b < 0:
+            continue
         total = np.int64(0)
         for k in range(indptr[i], indptr[i + 1]):
             total += np.int64(data[k])
-        b = batch[i]
-        slot = b if scale == 0 else 0
+        if total == 0:
+            continue
+        factor = 10_000.0 / total
         for k in range(indptr[i], indptr[i + 1]):
-            g = indices[k]
-            x = data[k] * (10_000.0 / total)
-            seen[b, g] += 1
-            counts[g] += np.int64(data[k])
-            _add(values, slot, g, np.int64(np.rint(x * 4294967296.0)))
-            _add(squares, slot, g, np.int64(np.rint(x * x * 268435456.0)))
+            g, x = indices[k], data[k] * factor
+            of_gene = sums[b, g]
+            of_gene[0] += 1
+            of_gene[1] += np.int64(data[k])
+            _add(of_gene, 2, np.int64(np.rint(x * 4294967296.0)), np.int64(np.rint(x * x * 268435456.0)))
             if scale == 1:
                 y = math.log1p(x)
-                _add(own_values, b, g, np.int64(np.rint(y * 4294967296.0)))
-                _add(own_squares, b, g, np.int64(np.rint(y * y * 4294967296.0)))
+                _add(own[b, g], 0, np.int64(np.rint(y * 4294967296.0)), np.int64(np.rint(y * y * 4294967296.0)))
             elif scale == 2:
-                _add(own_values, b, g, np.int64(data[k]))
+                own[b, g, 1] += np.int64(data[k])
                 square = np.uint64(data[k]) * np.uint64(data[k])  # counts are 32 bits at most
-                own_squares[b, 0, g] += np.int64(square >> np.uint64(32))
-                own_squares[b, 1, g] += np.int64(square & np.uint64(0xFFFFFFFF))
-            bins[k] = (np.int64(g) << 32) | np.int64(np.float32(x).view(np.uint32) >> 16)
+                own[b, g, 2] += np.int64(square >> np.uint64(32))
+                own[b, g, 3] += np.int64(square & np.uint64(0xFFFFFFFF))
+            count(x, g, gathered, ends, cells)
 
 
 def batches_of(part: CountsPart, column: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -109,37 +110,21 @@ def measure_genes(
     with CountsPart(processed, threads=threads) as part:
         names, codes = batches_of(part, batch)
         n, n_batches = part.n_genes, len(names)
-        slots = n_batches if scale == "normalized" else 1
-        seen, counts = np.zeros((n_batches, n), np.int64), np.zeros(n, np.int64)
-        values, squares = (np.zeros((slots, 2, n), np.int64) for _ in range(2))
-        own = [values, squares] if scale == "normalized" else [np.zeros((n_batches, 2, n), np.int64) for _ in range(2)]
-        keys, numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        sums = np.zeros((n_batches, n, 8), np.int64)
+        own = np.zeros((n_batches, n, 4) if scale != "normalized" else (1, 1, 4), np.int64)
+        histogram = Histogram(n)
         with progress(part.n_cells, "cells", "gene statistics") as counter:
             for start, stop, block in part.blocks():
-                training = codes[start:stop] >= 0
-                rows = block[training]
-                bins = np.empty(rows.nnz, np.int64)
-                _add_block(
-                    rows.data,
-                    rows.indices,
-                    rows.indptr,
-                    codes[start:stop][training],
-                    _SCALES.index(scale),
-                    seen,
-                    counts,
-                    values,
-                    squares,
-                    own[0],
-                    own[1],
-                    bins,
-                )
-                new_keys, new_numbers = np.unique(bins, return_counts=True)
-                keys, numbers = _merge(np.concatenate([keys, new_keys]), np.concatenate([numbers, new_numbers]))
+                arrays, batches = (block.data, block.indices, block.indptr), codes[start:stop]
+                _add_block(*arrays, batches, _SCALES.index(scale), sums, own, *histogram.arrays)
                 counter.update(stop - start)
-    overall = {"n_cells": seen.sum(axis=0), "counts": counts, "values": values.sum(axis=0)}
-    overall |= {"squares": squares.sum(axis=0), "bins": keys, "bin_cells": numbers}
+    seen, counts, values, squares = sums[..., 0], sums[..., 1], _pairs(sums[..., 2:4]), _pairs(sums[..., 4:6])
+    overall = {"n_cells": seen.sum(axis=0), "counts": counts.sum(axis=0), "values": values.sum(axis=0)}
+    overall |= {"squares": squares.sum(axis=0), **histogram.bins()}
+    if scale != "normalized":
+        values, squares = _pairs(own[..., :2]), _pairs(own[..., 2:])
     per_batch = {"cells": np.bincount(codes[codes >= 0], minlength=n_batches), "seen": seen}
-    per_batch |= {"values": own[0], "squares": own[1]}
+    per_batch |= {"values": values, "squares": squares}
     contract.write_sums(
         out,
         {
@@ -152,11 +137,9 @@ def measure_genes(
     )
 
 
-def _merge(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    unique, inverse = np.unique(keys, return_inverse=True)
-    merged = np.zeros(len(unique), np.int64)
-    np.add.at(merged, inverse, numbers)
-    return unique, merged
+def _pairs(of_genes: np.ndarray) -> np.ndarray:
+    """Upper and lower halves (batches, genes, 2) as (batches, 2, genes)."""
+    return np.ascontiguousarray(of_genes.transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -210,14 +193,16 @@ def add_up(paths: Iterable[str | PathLike[str]]) -> GeneSums:
     """
     total: dict[str, np.ndarray] = {}
     batches: dict[str, Sums] = {}
-    keys, numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    histogram: Histogram | None = None
     for path in paths:
         arrays = contract.read_sums(path)
-        keys, numbers = _merge(np.concatenate([keys, arrays["bins"]]), np.concatenate([numbers, arrays["bin_cells"]]))
+        histogram = histogram or Histogram(len(arrays["n_cells"]))
+        histogram.add_bins(arrays["bin_starts"], arrays["bins"], arrays["bin_cells"])
         for name, sums in _batches(arrays):
             batches[name] = batches[name] + sums if name in batches else sums
         for name in ("n_train", "n_cells", "counts", "values", "squares"):
             total[name] = total[name] + arrays[name] if name in total else arrays[name]
+    assert histogram is not None, "a dataset has a part"
     n = int(total["n_train"][0])
     overall = Sums(n, total["n_cells"], total["values"], total["squares"], "normalized")
     mean, variance = overall.mean_and_variance
@@ -227,7 +212,7 @@ def add_up(paths: Iterable[str | PathLike[str]]) -> GeneSums:
             "counts": total["counts"],
             "mean": mean,
             "variance": variance,
-            "nonzero_median": _medians(keys, numbers, len(mean)),
+            "nonzero_median": histogram.medians(),
         }
     )
     return GeneSums(n, statistics, dict(sorted(batches.items())))
@@ -253,20 +238,3 @@ def whole(pair: np.ndarray) -> np.ndarray:
     """Upper and lower halves (2, genes) as Python's whole numbers (genes,), which have no largest."""
     high, low = pair.astype(object)
     return high * (1 << 32) + low
-
-
-def _medians(keys: np.ndarray, numbers: np.ndarray, n_genes: int) -> np.ndarray:
-    """The lower median of each gene's non-zero values, as the middle of its bin; NaN where a gene has none."""
-    out = np.full(n_genes, np.nan)
-    if not len(keys):
-        return out
-    genes = keys >> 32
-    starts = np.flatnonzero(np.r_[True, genes[1:] != genes[:-1]])
-    cumulative = np.cumsum(numbers)
-    before = np.r_[0, cumulative][starts]
-    ends = np.r_[starts[1:], len(keys)] - 1
-    half = before + (cumulative[ends] - before + 1) // 2
-    at = np.searchsorted(cumulative, half, side="left")
-    pattern = ((keys[at] & _LOW) << _BIN_SHIFT).astype(np.uint32) | np.uint32(1 << (_BIN_SHIFT - 1))
-    out[genes[starts]] = pattern.view(np.float32).astype(np.float64)
-    return out

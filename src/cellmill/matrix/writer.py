@@ -25,12 +25,12 @@ ROOM_TO_FINISH = 32 << 20
 
 
 @numba.njit(cache=True, nogil=True)
-def _shuffle(data: np.ndarray, width: int, out: np.ndarray) -> None:
-    """Values to bytes by their place in the value, as HDF5's shuffle filter does; all are uint8."""
-    n = len(data) // width
+def _shuffle(values: np.ndarray, width: int, planes: np.ndarray) -> None:
+    """Unsigned values of ``width`` bytes to bytes by their place in the value, as HDF5's shuffle filter does."""
+    n = len(values)
     for b in range(width):
         for i in range(n):
-            out[b * n + i] = data[i * width + b]
+            planes[b * n + i] = values[i] >> (8 * b)
 
 
 def compressed(values: np.ndarray) -> bytes:
@@ -40,12 +40,10 @@ def compressed(values: np.ndarray) -> bytes:
     """
     if len(values) < CHUNK_VALUES:
         values = np.concatenate([values, np.zeros(CHUNK_VALUES - len(values), values.dtype)])
-    data = np.ascontiguousarray(values).view(np.uint8)
-    if values.itemsize > 1:
-        shuffled = np.empty_like(data)
-        _shuffle(data, values.itemsize, shuffled)
-        data = shuffled
-    return isal_zlib.compress(data, 1)
+    values = np.ascontiguousarray(values)
+    planes = np.empty(values.nbytes, np.uint8)
+    _shuffle(values.view(f"u{values.itemsize}"), values.itemsize, planes)
+    return isal_zlib.compress(planes, 1)
 
 
 class H5adWriter:
@@ -73,7 +71,7 @@ class H5adWriter:
         self._n_pending = self._n_values = 0
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="deflate") if threads > 1 else None
-        self._under_way: deque[tuple[h5py.Dataset, int, int, Future[bytes]]] = deque()
+        self._under_way: deque[tuple[h5py.Dataset, int, Future[bytes]]] = deque()
 
     def _stop_threads(self) -> None:
         if self._pool is not None:
@@ -93,7 +91,7 @@ class H5adWriter:
         if counts.nnz and counts.data.max() > np.iinfo(self.dtype).max:
             raise OverflowError(f"{counts.data.max()} does not fit {self.dtype}")
         self._indptr.append(self._indptr[-1][-1] + counts.indptr[1:].astype(np.int64))
-        self._pending.append((counts.data.astype(self.dtype), counts.indices.astype(np.int32)))
+        self._pending.append((counts.data.astype(self.dtype, copy=False), counts.indices.astype(np.int32, copy=False)))
         self._n_pending += counts.nnz
         if self._n_pending >= 8 * CHUNK_VALUES:
             self._flush(whole_chunks=True)
@@ -103,6 +101,8 @@ class H5adWriter:
             return
         data, indices = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
         n = len(data) // CHUNK_VALUES * CHUNK_VALUES if whole_chunks else len(data)
+        for dataset in (self._data, self._indices):
+            dataset.resize((self._n_values + n,))
         for start in range(0, n, CHUNK_VALUES):
             stop = min(start + CHUNK_VALUES, n)
             # One chunk of each in turn: where they lie in the file is always the same.
@@ -114,19 +114,15 @@ class H5adWriter:
     def _compress(self, dataset: h5py.Dataset, first: int, values: np.ndarray) -> None:
         """Compress a chunk beside the caller, where there are threads; write those that are ready, in order."""
         if self._pool is None:
-            self._write(dataset, first, len(values), compressed(values))
+            dataset.id.write_direct_chunk((first,), compressed(values))
             return
-        self._under_way.append((dataset, first, len(values), self._pool.submit(compressed, values)))
+        self._under_way.append((dataset, first, self._pool.submit(compressed, values)))
         while len(self._under_way) > 4 * self._threads:
             self._write_oldest()
 
     def _write_oldest(self) -> None:
-        dataset, first, length, result = self._under_way.popleft()
-        self._write(dataset, first, length, result.result())
-
-    def _write(self, dataset: h5py.Dataset, first: int, length: int, chunk: bytes) -> None:
-        dataset.resize((first + length,))
-        dataset.id.write_direct_chunk((first,), chunk)
+        dataset, first, result = self._under_way.popleft()
+        dataset.id.write_direct_chunk((first,), result.result())
 
     def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> None:
         """Write what is left and the tables; ``obs`` and ``var`` must have a row per row and column of X."""

@@ -28,42 +28,79 @@ from cellmill.quality.names import GENE_SETS, TOP
 log = logging.getLogger("cellmill")
 
 
+_SMALL = 256
+"""Counts below this are counted, those above sorted: nearly all counts of a cell are small."""
+
+
 @numba.njit(cache=True, nogil=True)
 def _row_metrics(
-    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, members: np.ndarray, top: np.ndarray
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, sets: np.ndarray, n_sets: int, top: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Totals (n,) int64, percent of each gene set (n, sets), percent in the top genes (n, tops)."""
+    """Totals (n,) int64, percent of each gene set (n, sets), percent in the top genes (n, tops).
+
+    ``sets`` (genes,) uint64 has a bit for each set that the gene is in; ``top`` rises.
+    """
     n = len(indptr) - 1
     totals = np.zeros(n, np.int64)
-    in_sets = np.zeros((n, members.shape[0]), np.float64)
+    in_sets = np.zeros((n, n_sets), np.float64)
     in_top = np.zeros((n, len(top)), np.float64)
+    sums = np.zeros(n_sets, np.int64)
+    cells = np.zeros(_SMALL, np.int64)
     for i in range(n):
         lo, hi = indptr[i], indptr[i + 1]
-        sums = np.zeros(members.shape[0], np.int64)
+        total, n_large = np.int64(0), 0
+        sums[:] = 0
+        cells[:] = 0
         for k in range(lo, hi):
-            totals[i] += np.int64(data[k])
-            for s in range(members.shape[0]):
-                if members[s, indices[k]]:
-                    sums[s] += np.int64(data[k])
-        falling = -np.sort(-data[lo:hi].astype(np.int64))
-        running, k = np.int64(0), 0
+            count = np.int64(data[k])
+            total += count
+            if count < _SMALL:
+                cells[count] += 1
+            else:
+                n_large += 1
+            member = sets[indices[k]]
+            if member:
+                for s in range(n_sets):
+                    if member >> np.uint64(s) & np.uint64(1):
+                        sums[s] += count
+        totals[i] = total
+        large = np.empty(n_large, np.int64)
+        if n_large:
+            m = 0
+            for k in range(lo, hi):
+                if data[k] >= _SMALL:
+                    large[m] = data[k]
+                    m += 1
+            large.sort()
+        running, taken, t = np.int64(0), np.int64(0), 0
+        for step in range(n_large + _SMALL):
+            value = large[n_large - 1 - step] if step < n_large else np.int64(_SMALL + n_large - 1 - step)
+            times = np.int64(1) if step < n_large else cells[value]
+            while t < len(top) and taken + times >= top[t]:
+                in_top[i, t] = running + (top[t] - taken) * value
+                t += 1
+            running += times * value
+            taken += times
+        in_top[i, t:] = running
         for t in range(len(top)):
-            while k < min(top[t], hi - lo):
-                running += falling[k]
-                k += 1
-            in_top[i, t] = np.nan if totals[i] == 0 else 100.0 * running / totals[i]
-        for s in range(members.shape[0]):
-            in_sets[i, s] = np.nan if totals[i] == 0 else 100.0 * sums[s] / totals[i]
+            in_top[i, t] = np.nan if total == 0 else 100.0 * in_top[i, t] / total
+        for s in range(n_sets):
+            in_sets[i, s] = np.nan if total == 0 else 100.0 * sums[s] / total
     return totals, in_sets, in_top
 
 
 def cell_metrics(counts: Any, members: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of ``quality.names.METRICS`` for CSR counts (n, genes).
 
-    ``members`` (sets, genes) is boolean. Percentages of a cell without counts are NaN.
+    ``members`` (sets, genes) is boolean, of 64 sets at most. Percentages of a cell without counts are NaN.
     Source: scanpy's ``calculate_qc_metrics``, whose names these are.
     """
-    totals, in_sets, in_top = _row_metrics(counts.data, counts.indices, counts.indptr, members, np.array(TOP, np.int64))
+    bits = np.zeros(members.shape[1], np.uint64)
+    for s, member in enumerate(members):
+        bits[member] |= np.uint64(1 << s)
+    totals, in_sets, in_top = _row_metrics(
+        counts.data, counts.indices, counts.indptr, bits, len(members), np.array(TOP, np.int64)
+    )
     n_genes = np.diff(counts.indptr).astype(np.int64)
     return {
         "n_genes_by_counts": n_genes,

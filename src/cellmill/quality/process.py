@@ -7,6 +7,7 @@ from collections import Counter
 from os import PathLike
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -137,22 +138,80 @@ def _genes_dropped(reasons: np.ndarray, lost: np.ndarray) -> dict[str, Any]:
     return {"genes_dropped": dropped} if dropped else {}
 
 
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_PLACE = np.empty(64, np.int64)
+"""The place of a single bit of 64, by the upper six bits of its product with a de Bruijn sequence."""
+_PLACE[(np.uint64(1) << np.arange(64, dtype=np.uint64)) * _DE_BRUIJN >> np.uint64(58)] = np.arange(64)
+
+
+@numba.njit(cache=True, nogil=True)
+def _move(
+    data: np.ndarray,
+    indices: np.ndarray,
+    indptr: np.ndarray,
+    keep: np.ndarray,
+    columns: np.ndarray,
+    row: np.ndarray,
+    lost: np.ndarray,
+    moved: np.ndarray,
+    moved_columns: np.ndarray,
+) -> tuple[np.ndarray, np.uint64]:
+    """Rows that stay, in the gene space; offsets (rows + 1,), and the largest value, which may not fit ``moved``.
+
+    ``columns`` (columns,) is where each column goes, -1 for nowhere: what is there is added to ``lost`` (columns,).
+    ``row`` (genes,) uint64 is zeros, and is left so. Columns that go to one place are added up.
+    """
+    offsets = np.zeros(keep.sum() + 1, np.int32)
+    words = np.zeros((len(row) + 63) // 64, np.uint64)
+    one, end, n, largest = np.uint64(1), 0, 0, np.uint64(0)
+    for i in range(len(keep)):
+        if not keep[i]:
+            continue
+        begin, last, rises = end, -1, True
+        for k in range(indptr[i], indptr[i + 1]):
+            column = columns[indices[k]]
+            if column < 0:
+                lost[indices[k]] += np.int64(data[k])
+                continue
+            rises &= column > last
+            last = column
+            moved[end], moved_columns[end] = data[k], column
+            largest = max(largest, np.uint64(data[k]))
+            end += 1
+        if not rises:  # through a row of all genes, with a bit for each that has a count
+            for k in range(indptr[i], indptr[i + 1]):
+                column = columns[indices[k]]
+                if column >= 0:
+                    row[column] += np.uint64(data[k])
+                    words[column >> 6] |= one << np.uint64(column & 63)
+            end = begin
+            for w in range(len(words)):
+                word = words[w]
+                while word:
+                    lowest = word & (~word + one)
+                    column = w << 6 | _PLACE[(lowest * _DE_BRUIJN) >> np.uint64(58)]
+                    largest = max(largest, row[column])
+                    moved[end], moved_columns[end] = row[column], column
+                    row[column] = 0
+                    end += 1
+                    word ^= lowest
+                words[w] = 0
+        n += 1
+        offsets[n] = end
+    return offsets, largest
+
+
 def _copy_counts(file: CountsFile, keep: np.ndarray, columns: np.ndarray, writer: H5adWriter) -> np.ndarray:
     """Write the kept cells in the gene space; the counts of each column (columns,) that has no place there."""
-    lost, dropped = np.zeros(len(columns), np.int64), columns < 0
-    stays = np.flatnonzero(~dropped)
+    lost, row = np.zeros(len(columns), np.int64), np.zeros(writer.n_genes, np.uint64)
     with progress(file.shape[0], "cells", "processing") as counter:
         for block in file.blocks():
-            counts = block.counts[keep[block.start : block.stop]]
-            if dropped.any():
-                gone = dropped[counts.indices]
-                np.add.at(lost, counts.indices[gone], counts.data[gone].astype(np.int64))
-                counts = counts[:, stays]
-            moved = sp.csr_matrix(
-                (counts.data.astype(np.uint64), columns[stays][counts.indices], counts.indptr),
-                shape=(counts.shape[0], writer.n_genes),
-            )
-            moved.sum_duplicates()
-            writer.append(moved)
-            counter.update(block.counts.shape[0])
+            counts, mine = block.counts, keep[block.start : block.stop]
+            moved, genes = np.empty(counts.nnz, writer.dtype), np.empty(counts.nnz, np.int32)
+            offsets, largest = _move(counts.data, counts.indices, counts.indptr, mine, columns, row, lost, moved, genes)
+            if largest > np.iinfo(writer.dtype).max:
+                raise OverflowError(f"{largest} does not fit {writer.dtype}")
+            arrays = (moved[: offsets[-1]], genes[: offsets[-1]], offsets)
+            writer.append(sp.csr_matrix(arrays, shape=(len(offsets) - 1, writer.n_genes), copy=False))
+            counter.update(counts.shape[0])
     return lost
