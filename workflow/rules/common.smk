@@ -70,6 +70,11 @@ def per_part(pattern):
     return files
 
 
+def spare_threads(wildcards):
+    """Threads for one part: 1 where there are parts for all cores, more where cores would idle; 4 at most."""
+    return max(1, min(4, (workflow.cores or 1) // len(parts_of(wildcards))))
+
+
 def plain(spec):
     return spec.model_dump(mode="json")
 

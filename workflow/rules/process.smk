@@ -29,7 +29,7 @@ rule measure_quality:
         "benchmarks/measure_quality/{dataset}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
@@ -183,7 +183,7 @@ rule process_part:
         "benchmarks/process_part/{dataset}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
@@ -229,7 +229,7 @@ rule measure_genes:
         "benchmarks/measure_genes/{dataset}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
@@ -274,7 +274,7 @@ rule measure_clipped:
         "benchmarks/measure_clipped/{dataset}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,

@@ -41,7 +41,7 @@ rule tokenize_part:
         "benchmarks/tokenize_part/{dataset}.{tokenizer}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
