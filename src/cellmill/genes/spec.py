@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from cellmill.spec import Fraction, Organism, PositiveInt, Spec
+from pydantic import Field, field_validator
+
+from cellmill.quality.names import METRICS, metric_of
+from cellmill.spec import Fraction, Name, Organism, PositiveInt, Spec
+
+GeneName = Annotated[str, Field(pattern=r"^[^\s*]+( [^\s*]+)*\*?$")]
+"""A name, or the beginning of names (`HIST*`)."""
 
 
 class GeneNames(Spec):
-    """How genes are named, and which columns of a file are genes at all."""
+    """How genes are named, which columns of a file are genes at all, and which sets they make."""
 
     ids: str = "auto"
     """`auto`: Ensembl ids from the var index or a column, else the names as they are; or `index`; or a var column."""
@@ -28,18 +34,33 @@ class GeneNames(Spec):
     ]
     """What is no gene of this dataset: features other than gene expression (antibodies, guides, peaks); ERCC; genes
     of another genome than `organism`'s, by a prefix (`mm10_`), a column `genome` or the Ensembl id. `[]`: all stay."""
+    sets: dict[Name, str | Annotated[list[GeneName], Field(min_length=1)]] = {}
+    """Gene sets: each gives the metric `pct_counts_<name>`, beside those of `mt`, `ribo` and `hb`, for `quality.mads`
+    and `quality.max_pct`. A list of symbols or Ensembl ids, in which `HIST*` is all names that begin so; or a list in
+    a file, as for `space`. A set of which no gene is in any part is an error; single names are counted."""
+
+    @field_validator("sets")
+    @classmethod
+    def _own_names(cls, value: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        for name in value:
+            if metric_of(name) in METRICS:
+                raise ValueError(f"'{name}': {metric_of(name)} is a metric of cellmill's own; call your set otherwise")
+        return value
 
 
 class Genes(GeneNames):
-    """How genes are named, which columns of a file are genes at all, and which genes the dataset has."""
+    """How genes are named, which columns of a file are genes at all, gene sets, and which genes the dataset has."""
 
     space: str = "union"
     """Genes of the dataset. `union`: of any part; `intersection`: of every part; or a list of genes, a name in
     `resources/ledger.tsv` or a path: one gene per line, or the first column of a csv or tsv; exactly those."""
+    min_cells: int = Field(default=0, ge=0)
+    """Fewest kept cells, over all parts, that have a count of a gene of the space; other genes are left out of it, as
+    by scanpy's `filter_genes`. Above 0, it takes one more pass over the raw counts. 0: no bound."""
 
 
 class GeneRules(GeneNames):
-    """What decides what a column of a file is: all of the gene names that `measure_quality` depends on."""
+    """What decides what a column of a file is, and in which sets: all of the genes that `measure_quality` asks for."""
 
     organism: Organism
 
