@@ -61,4 +61,8 @@ def gene_file_problems(dataset: Dataset, base: Path) -> list[str]:
         known_names = [n for n in Ledger(LEDGER).names if n.startswith("genes/")]
         if name not in known_names:
             problems.append(f"genes.{key}: no file '{name}'. {nearest(name, [*words, *known_names])}")
-    return problems
+    if not genes.sets or problems:
+        return problems
+    from cellmill.genes.sets import absent_sets
+
+    return absent_sets(dataset, base)

@@ -49,17 +49,16 @@ def unify_genes(
             no gene in ``min_cells`` cells, or a gene set of which no gene is in any part.
     """
     parts = _distinct(part_genes)
-    sets = sets_over_parts((genes for genes, _ in parts), where=out)
+    sets = sets_over_parts([genes for genes, _ in parts], where=out)
     symbols, in_parts = _union(parts)
     table = None if gene_table is None else read_gene_table(gene_table)
     facts: dict[str, Any] = {}
     if gene_list is not None:
         listed, unknown = _listed(gene_list, spec, table)
         ids = sorted(listed)
-        facts = {"space": Path(gene_list).name, "genes_in_no_part": sum(g not in in_parts for g in ids)}
-        facts |= {"listed_unknown": unknown} if unknown else {}
+        facts = {"space": Path(gene_list).name} | ({"listed_unknown": unknown} if unknown else {})
         symbols = listed | {g: s for g, s in symbols.items() if g in listed and s is not None}
-        if facts["genes_in_no_part"] == len(ids):
+        if not in_parts.keys() & listed.keys():
             names = f"the list begins with {ids[0]}, the parts with {min(in_parts)}"
             fix = "Give a list of the same names, or a genes.table that maps both."
             raise CellmillError(gene_list, f"none of its {len(ids)} genes is in any part: {names}.", fix)
@@ -71,16 +70,10 @@ def unify_genes(
             raise CellmillError(out, f"no gene is in every one of the {len(part_genes)} parts.", fix)
     else:
         ids = sorted(symbols)
-    rare: set[str] = set()
-    if spec.min_cells:
-        cells = cells_of_genes(gene_cells)
-        rare = {g for g in ids if cells[g] < spec.min_cells}
-        if len(rare) == len(ids):
-            most = max((cells[g] for g in ids), default=0)
-            found = f"none of {len(ids)} genes is in {spec.min_cells} kept cells; the most frequent is in {most}."
-            raise CellmillError(out, found, "Lower genes.min_cells, or keep more cells.")
-        ids = [g for g in ids if g not in rare]
-        facts |= {"min_cells": spec.min_cells, "genes_in_few_cells": len(rare)}
+    rare = _in_few_cells(ids, gene_cells, spec, out)
+    ids = [g for g in ids if g not in rare]
+    facts |= {"min_cells": spec.min_cells, "genes_in_few_cells": len(rare)} if spec.min_cells else {}
+    facts |= {"genes_in_no_part": sum(g not in in_parts for g in ids)} if gene_list is not None else {}
     mapping = _mapping(parts, set(ids), rare)
     outcomes = dict(sorted(Counter(mapping["outcome"].to_pylist()).items()))
     if set(outcomes) != {AS_FOUND}:
@@ -143,6 +136,19 @@ def _listed(path: File, spec: Genes, table: GeneTable | None) -> tuple[dict[str,
             path, f"none of its {len(names)} names is in the gene table.", "Give another list or table."
         )
     return genes, unknown
+
+
+def _in_few_cells(ids: Sequence[str], gene_cells: Sequence[File], spec: Genes, where: File) -> set[str]:
+    """The genes that fewer kept cells than ``min_cells`` have."""
+    if spec.min_cells == 0:
+        return set()
+    cells = cells_of_genes(gene_cells)
+    rare = {gene for gene in ids if cells[gene] < spec.min_cells}
+    if len(rare) == len(ids):
+        most = max(cells[gene] for gene in ids)
+        found = f"none of {len(ids)} genes is in {spec.min_cells} kept cells; the most frequent is in {most}."
+        raise CellmillError(where, found, "Lower genes.min_cells, or keep more cells.")
+    return rare
 
 
 def _mapping(parts: _Parts, space: set[str], rare: set[str]) -> pa.Table:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.spec import Fraction, Name, Organism, PositiveInt, Spec
 
-GeneName = Annotated[str, Field(pattern=r"^[^\s*]+( [^\s*]+)*\*?$")]
-"""A name, or the beginning of names (`HIST*`)."""
+
+def wrong_names(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of a gene set, if anything is."""
+    wrong = next((name for name in names if not name.strip() or "*" in name[:-1] or name == "*"), None)
+    if wrong is not None:
+        return f"'{wrong}' is neither a name nor how names begin, as HIST* is"
+    return None if names else "it names no gene"
 
 
 class GeneNames(Spec):
@@ -34,7 +40,7 @@ class GeneNames(Spec):
     ]
     """What is no gene of this dataset: features other than gene expression (antibodies, guides, peaks); ERCC; genes
     of another genome than `organism`'s, by a prefix (`mm10_`), a column `genome` or the Ensembl id. `[]`: all stay."""
-    sets: dict[Name, str | Annotated[list[GeneName], Field(min_length=1)]] = {}
+    sets: dict[Name, str | list[str]] = {}
     """Gene sets: each gives the metric `pct_counts_<name>`, beside those of `mt`, `ribo` and `hb`, for `quality.mads`
     and `quality.max_pct`. A list of symbols or Ensembl ids, in which `HIST*` is all names that begin so; or a list in
     a file, as for `space`. A set of which no gene is in any part is an error; single names are counted."""
@@ -42,9 +48,11 @@ class GeneNames(Spec):
     @field_validator("sets")
     @classmethod
     def _own_names(cls, value: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
-        for name in value:
+        for name, said in value.items():
             if metric_of(name) in METRICS:
                 raise ValueError(f"'{name}': {metric_of(name)} is a metric of cellmill's own; call your set otherwise")
+            if isinstance(said, list) and (wrong := wrong_names(said)):
+                raise ValueError(f"'{name}': {wrong}")
         return value
 
 

@@ -211,6 +211,7 @@ def _gene_sets(said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "metric": metric_of(name),
             "genes": found["genes"],
+            "in_every_part": found["in_every_part"],
             "not_found": len(found["not_found"]),
             "such_as": found["not_found"][:NAMES_SHOWN],
         }
