@@ -28,10 +28,14 @@ def blood(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
         title="Blood",
         source={"kind": "files", "files": {"a": "data/a.h5ad", "b": "data/b.h5ad"}},
         genes={
-            "sets": {"hla": ["HLA-*"], "platelets": ["PF4", "ppbp", "GP9"], "lymphoid": "data/lymphoid.txt"},
+            "sets": {
+                "hla": ["HLA-*"],
+                "calprotectin": ["S100A8", "s100a9", "S100A99"],
+                "lymphoid": "data/lymphoid.txt",
+            },
             "min_cells": 60,
         },
-        quality={"mads": {"pct_counts_hla": 4}, "max_pct": {"platelets": 10}},
+        quality={"mads": {"pct_counts_hla": 4}, "max_pct": {"calprotectin": 10}},
         tokenizers=[],
         embedders=["hvg"],
         exports=["scdl/counts"],
@@ -45,9 +49,9 @@ def raw_cells(project: Project) -> anndata.AnnData:
     cells = anndata.concat([anndata.read_h5ad(project.root / "data" / f"{p}.h5ad") for p in "ab"])
     cells.X = cells.X.astype(np.float64)
     cells.var["hla"] = cells.var_names.str.startswith("HLA-")
-    cells.var["platelets"] = cells.var_names.isin(["PF4", "PPBP", "GP9"])
+    cells.var["calprotectin"] = cells.var_names.isin(["S100A8", "S100A9"])
     cells.var["lymphoid"] = cells.var_names.isin(["CD3D", "CD79A", "NKG7"])
-    scanpy.pp.calculate_qc_metrics(cells, qc_vars=["hla", "platelets", "lymphoid"], percent_top=None, inplace=True)
+    scanpy.pp.calculate_qc_metrics(cells, qc_vars=["hla", "calprotectin", "lymphoid"], percent_top=None, inplace=True)
     return cells
 
 
@@ -58,12 +62,12 @@ def processed(project: Project) -> anndata.AnnData:
 def test_kept_cells_have_the_percentages_of_scanpy(blood: Project):
     """And none lies beyond the bounds."""
     raw, found = raw_cells(blood), processed(blood)
-    columns = ["pct_counts_hla", "pct_counts_platelets", "pct_counts_lymphoid"]
-    assert (raw.var[["hla", "platelets", "lymphoid"]].sum() > 1).all()
+    columns = ["pct_counts_hla", "pct_counts_calprotectin", "pct_counts_lymphoid"]
+    assert (raw.var[["hla", "calprotectin", "lymphoid"]].sum() > 1).all()
     np.testing.assert_allclose(found.obs[columns], raw.obs.loc[found.obs_names, columns], rtol=1e-12)
     dropped = raw.obs.drop(found.obs_names)
-    assert 0 < len(dropped) and found.obs["pct_counts_platelets"].max() <= 10
-    assert dropped["pct_counts_platelets"].max() > 10
+    assert 0 < len(dropped) and found.obs["pct_counts_calprotectin"].max() <= 10
+    assert dropped["pct_counts_calprotectin"].max() > 10
 
 
 def test_genes_are_those_that_scanpy_keeps(blood: Project):
@@ -85,10 +89,10 @@ def test_what_was_dropped_is_told_everywhere(blood: Project):
     lost = raw_cells(blood)[processed(blood).obs_names].X.sum() - processed(blood).X.sum()
     assert said["gene_names"]["counts_dropped"] == {"min_cells": lost}
     reasons = said["ledger"]["dropped"]
-    assert reasons["max_pct_platelets"] > 0 and set(reasons) <= {"max_pct_platelets", "high pct_counts_hla"}
+    assert reasons["max_pct_calprotectin"] > 0 and set(reasons) <= {"max_pct_calprotectin", "high pct_counts_hla"}
     page = (blood.results("blood") / "report" / "index.html").read_text()
     assert f'<td>a gene in fewer kept cells than genes.min_cells</td><td class="n">{few:,}</td>' in page
-    assert "pct_counts_lymphoid" in page and "Counts of platelets (%)" in page
+    assert '<td class="n">1: S100A99</td>' in page and "Counts of calprotectin (%)" in page
 
 
 def test_a_rerun_does_what_changed(blood: Project):
@@ -99,8 +103,8 @@ def test_a_rerun_does_what_changed(blood: Project):
     for old, new, again, not_again in (
         ("min_cells: 60", "min_cells: 50", {"unify_genes", "process_part"}, {"measure_quality", "count_gene_cells"}),
         ("min_cells: 60", "min_cells: 0", {"unify_genes", "process_part"}, {"measure_quality", "count_gene_cells"}),
-        ("platelets: 10", "platelets: 9", {"count_gene_cells", "unify_genes"}, {"measure_quality"}),
-        ("- GP9\n", "- GP9\n    - ITGA2B\n", {"measure_quality", "count_gene_cells"}, {"retrieve_part"}),
+        ("calprotectin: 10", "calprotectin: 9", {"count_gene_cells", "unify_genes"}, {"measure_quality"}),
+        ("- S100A99\n", "- S100B\n", {"measure_quality", "count_gene_cells"}, {"retrieve_part"}),
     ):
         path.write_text(before.replace(old, new))
         assert path.read_text() != before
