@@ -35,7 +35,7 @@ def blood(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
             },
             "min_cells": 60,
         },
-        quality={"mads": {"pct_counts_hla": 4}, "max_pct": {"calprotectin": 10}},
+        quality={"mads": {"pct_counts_hla": 4}, "max_pct": {"calprotectin": 1.5}},
         tokenizers=[],
         embedders=["hvg"],
         exports=["scdl/counts"],
@@ -66,8 +66,8 @@ def test_kept_cells_have_the_percentages_of_scanpy(blood: Project):
     assert (raw.var[["hla", "calprotectin", "lymphoid"]].sum() > 1).all()
     np.testing.assert_allclose(found.obs[columns], raw.obs.loc[found.obs_names, columns], rtol=1e-12)
     dropped = raw.obs.drop(found.obs_names)
-    assert 0 < len(dropped) and found.obs["pct_counts_calprotectin"].max() <= 10
-    assert dropped["pct_counts_calprotectin"].max() > 10
+    assert 0 < len(dropped) and found.obs["pct_counts_calprotectin"].max() <= 1.5
+    assert dropped["pct_counts_calprotectin"].max() > 1.5
 
 
 def test_genes_are_those_that_scanpy_keeps(blood: Project):
@@ -103,7 +103,7 @@ def test_a_rerun_does_what_changed(blood: Project):
     for old, new, again, not_again in (
         ("min_cells: 60", "min_cells: 50", {"unify_genes", "process_part"}, {"measure_quality", "count_gene_cells"}),
         ("min_cells: 60", "min_cells: 0", {"unify_genes", "process_part"}, {"measure_quality", "count_gene_cells"}),
-        ("calprotectin: 10", "calprotectin: 9", {"count_gene_cells", "unify_genes"}, {"measure_quality"}),
+        ("calprotectin: 1.5", "calprotectin: 1", {"count_gene_cells", "unify_genes"}, {"measure_quality"}),
         ("- S100A99\n", "- S100B\n", {"measure_quality", "count_gene_cells"}, {"retrieve_part"}),
     ):
         path.write_text(before.replace(old, new))
