@@ -18,6 +18,7 @@ from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
+from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import Source
 from cellmill.spec import Column, Name, Organism, Spec
@@ -82,7 +83,7 @@ class Dataset(Spec):
     @property
     def gene_rules(self) -> GeneRules:
         """What `measure_quality` depends on."""
-        return GeneRules(organism=self.organism, **self.genes.model_dump(exclude={"space"}))
+        return GeneRules(organism=self.organism, **self.genes.model_dump(exclude={"space", "min_cells"}))
 
     @property
     def label_rules(self) -> LabelRules:
@@ -336,6 +337,7 @@ def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]])
         problems.append(
             "variable_genes.by_batch: there is no batch column. Name it in columns.batch, or set by_batch: false."
         )
+    problems += _unknown_sets(dataset)
     read = (t for path in dataset.exports if path in exports for t in exports[path].tokenizers)
     for name in dict.fromkeys([*dataset.tokenizers, *read]):
         column = getattr(config.tokenizers.get(name), "library_size", None)
@@ -344,6 +346,21 @@ def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]])
                 f"columns.keep: tokenizer '{name}' takes the library size from '{column}', which is not kept."
             )
     return problems
+
+
+def _unknown_sets(dataset: Dataset) -> list[str]:
+    """Metrics and bounds of gene sets that the dataset does not have."""
+    own = [metric_of(name) for name in dataset.genes.sets]
+    problems = [
+        f"quality.mads: no metric '{metric}'. {nearest(metric, [*METRICS, *own])}"
+        for metric in dataset.quality.mads
+        if metric not in METRICS and metric not in own
+    ]
+    return problems + [
+        f"quality.max_pct: no gene set '{name}' in genes.sets. {nearest(name, dataset.genes.sets)}"
+        for name in dataset.quality.max_pct
+        if name not in dataset.genes.sets
+    ]
 
 
 def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
@@ -365,8 +382,9 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
     from cellmill.contracts.counts import RESERVED_COLUMNS
 
     problems = []
+    reserved = RESERVED_COLUMNS.union(map(metric_of, dataset.genes.sets))
     for column in dataset.kept_columns:
-        if column in RESERVED_COLUMNS:
+        if column in reserved:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
     for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
         problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")

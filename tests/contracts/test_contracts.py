@@ -26,6 +26,7 @@ from cellmill.matrix.writer import H5adWriter
 from cellmill.quality.names import METRICS
 
 GENE_TABLE = pa.table({"gene_id": ["a", "b"], "gene_symbol": pa.array(["A", None], pa.string())})
+GENE_CELLS = pa.table({"gene_id": ["a", "b"], "cells": [0, 7]})
 ARRAYS = {"sums": np.arange(6).reshape(2, 3), "n": np.array([7])}
 VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
@@ -174,6 +175,13 @@ CASES = [
         lambda path: genes.write_mapping(path, GENE_TABLE, {"names": 2}),
         lambda path: (genes.read_mapping(path)[0]["gene_id"].tolist(), genes.read_mapping(path)[1]["names"]),
         (["a", "b"], 2),
+    ),
+    Case(
+        versions.GENE_CELLS,
+        "x.parquet",
+        lambda path: genes.write_gene_cells(path, GENE_CELLS, {"part": "p"}),
+        lambda path: genes.read_gene_cells(path).to_dict("list"),
+        GENE_CELLS.to_pydict(),
     ),
     Case(versions.COUNTS, "x.h5ad", write_counts, read_counts, (2, [[1, 0], [2, 3]], ["x", "y"], ["a", "b"])),
     Case(
@@ -442,12 +450,23 @@ ARCHIVES = Path(__file__).parent / "archives"
 
 @pytest.mark.parametrize(
     ("name", "read"),
-    [("gene_sums_1.npz", genes.read_sums), ("gene_sums_2.npz", genes.read_sums), ("genes_1.parquet", genes.read_genes)],
-    ids=["gene_sums 1", "gene_sums 2", "genes 1"],
+    [
+        ("gene_sums_1.npz", genes.read_sums),
+        ("gene_sums_2.npz", genes.read_sums),
+        ("genes_1.parquet", genes.read_genes),
+        ("genes_2.parquet", genes.read_genes),
+        ("gene_space_1.parquet", genes.read_space),
+        ("part_genes_2.parquet", genes.read_part_genes),
+    ],
+    ids=["gene_sums 1", "gene_sums 2", "genes 1", "genes 2", "gene_space 1", "part_genes 2"],
 )
 def test_gene_files_of_an_older_version_are_refused(name: str, read: Callable[[Path], object]) -> None:
-    """Written by `make` of tests/unit/stages.py from `random_counts(12, 5)`, all cells in training."""
-    with pytest.raises(CellmillError, match=r"found '\w+ [12]', this cellmill reads '\w+ [23]'\. Run snakemake again"):
+    """Written by `make` of tests/unit/stages.py from `random_counts(12, 5)`, all cells in training.
+
+    `genes 2`, `gene_space 1` and `part_genes 2` at 43cb615 from `random_counts(6, 5)`.
+    """
+    version = name.rpartition("_")[2].split(".")[0]
+    with pytest.raises(CellmillError, match=rf"found '\w+ {version}', this cellmill reads '\w+ \d'\. Run snakemake"):
         read(ARCHIVES / name)
 
 
@@ -455,12 +474,13 @@ def test_gene_files_of_an_older_version_are_refused(name: str, read: Callable[[P
     ("name", "read"),
     [
         ("quality_1.parquet", quality.read_quality),
+        ("quality_2.parquet", quality.read_quality),
         ("thresholds_1.json", quality.read_thresholds),
         ("cells_1.parquet", quality.read_cells),
     ],
-    ids=["quality 1", "thresholds 1", "cells 1"],
+    ids=["quality 1", "quality 2", "thresholds 1", "cells 1"],
 )
 def test_files_of_cells_of_an_older_version_are_refused(name: str, read: Callable[[Path], object]) -> None:
-    """Written at 98a1c96 by ``make`` of tests/unit/stages.py, of six random cells of five genes."""
-    with pytest.raises(CellmillError, match=r"found '\w+ 1', this cellmill reads '\w+ 2'.*it is made anew"):
+    """Written at 98a1c96 (`quality 2` at 43cb615) by ``make`` of tests/unit/stages.py, of six cells of five genes."""
+    with pytest.raises(CellmillError, match=r"found '\w+ [12]', this cellmill reads '\w+ [23]'.*it is made anew"):
         read(ARCHIVES / name)

@@ -12,8 +12,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cellmill.config import Dataset
+from cellmill.genes.cells import count_gene_cells
 from cellmill.genes.clipped import fit_clip, measure_clipped
-from cellmill.genes.files import gene_list, gene_table
+from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.genes.space import unify_genes
 from cellmill.genes.spec import GeneRules
 from cellmill.genes.statistics import measure_genes
@@ -119,7 +120,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     made = Made(folder, list(raws), dataset)
     files = {"gene_table": next(iter(gene_table(dataset.genes.table, dataset.organism)), None)}
     options = {"batch": dataset.columns.batch, "cell_ids": dataset.cell_ids, "rules": dataset.gene_rules}
-    measure(folder, raws, **options, **files)
+    measure(folder, raws, **options, **files, gene_set_files=gene_set_files(dataset.genes.sets))
     space = folder / "space.parquet"
     files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
     labels = label(folder, raws, dataset.label_rules)
@@ -133,6 +134,9 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
         rules=dataset.cell_rules,
         out=made.splits,
     )
+    if dataset.genes.min_cells:
+        files |= {"gene_cells": made.files("gene_cells.parquet")}
+        count_cells(made, raws)
     unify_genes(
         made.files("genes.parquet"), spec=dataset.genes, out=space, out_mapping=folder / "mapping.parquet", **files
     )
@@ -146,6 +150,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
             duplicates=made.duplicates,
             splits=made.splits,
             space=space,
+            mapping=folder / "mapping.parquet",
             rules=dataset.cell_rules,
             part=part,
             out=made.file(part, "h5ad"),
@@ -160,6 +165,22 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     )
     measure_variable_genes(made)
     return made
+
+
+def count_cells(made: Made, raws: dict[str, Path]) -> None:
+    """``count_gene_cells`` of every part."""
+    for part, raw in raws.items():
+        count_gene_cells(
+            raw,
+            quality=made.file(part, "quality.parquet"),
+            labels=made.file(part, "labels.parquet"),
+            part_genes=made.file(part, "genes.parquet"),
+            thresholds=made.thresholds,
+            duplicates=made.duplicates,
+            splits=made.splits,
+            spec=made.dataset.quality,
+            out=made.file(part, "gene_cells.parquet"),
+        )
 
 
 def measure_variable_genes(made: Made) -> None:

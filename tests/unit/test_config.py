@@ -280,6 +280,60 @@ def test_an_unknown_metric_is_named_with_the_nearest(root: Path, mads: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("genes", "quality", "said"),
+    [
+        ({"mt": ["x"]}, {}, "genes.sets: 'mt': pct_counts_mt is a metric of cellmill's own; call your set otherwise."),
+        ({"in_top_20_genes": ["x"]}, {}, "genes.sets: 'in_top_20_genes': pct_counts_in_top_20_genes is a metric of"),
+        ({"a b": ["x"]}, {}, "genes.sets.a b.[key]: String should match pattern"),
+        ({"s": []}, {}, "genes.sets: 's': it names no gene."),
+        ({"s": ["*"]}, {}, "genes.sets: 's': '*' is neither a name nor how"),
+        ({"s": "sets/none.txt"}, {}, "genes.sets.s: no file 'sets/none.txt'. There: genes/"),
+        ({"s": "empty.txt"}, {}, "genes.sets: .*empty.txt: names no gene"),
+        ({"s": "all.txt"}, {}, "genes.sets: genes.sets.s: '*' is neither a name nor how names begin, as HIST* is."),
+        ({"s": ["A*B"]}, {}, "genes.sets: 's': 'A*B' is neither"),
+        (
+            {"s": ["ENSG00000000000"], "t": ["FOS", "JUN"]},
+            {},
+            "genes.sets.t: none of its 2 names is in any file: FOS, ",
+        ),
+        (
+            {"s": ["ENSG00000000009.2", "ENSG0000000002*", "ENSG0000000001"]},
+            {},
+            "genes.sets.s: none of its 3 names is in",
+        ),
+        ({}, {"mads": {"pct_counts_s": 3}}, "quality.mads: no metric 'pct_counts_s'. There: .*"),
+        (
+            {"s": ["ENSG*"]},
+            {"mads": {"pct_counts_t": 3}},
+            "quality.mads: no metric 'pct_counts_t'. There: .*pct_counts_s",
+        ),
+        ({"s": ["ENSG*"]}, {"max_pct": {"t": 3}}, "quality.max_pct: no gene set 't' in genes.sets. There: s."),
+        ({"s": ["ENSG*"]}, {"max_pct": {"s": 101}}, "quality.max_pct.s: Input should be less than or equal to 100."),
+        ({}, {"max_pct": {"mt": 5}}, "quality.max_pct: 'mt' has a key of its own: max_pct_mt."),
+        ({"s": ["ENSG*"]}, {}, "columns: 'pct_counts_s' is a column that cellmill itself writes"),
+    ],
+)
+def test_a_wrong_gene_set_is_named(root: Path, genes: dict[str, Any], quality: dict[str, Any], said: str) -> None:
+    """Before the first job: names, files, bounds, and sets of which no gene is in the local files."""
+    (root / "empty.txt").write_text("gene\n")
+    (root / "all.txt").write_text("ENSG00000000000\n*\n")
+    heart = change(change(HEART, "genes.sets", genes), "quality", quality)
+    if said.startswith("columns"):
+        heart = change(heart, "columns.keep", ["pct_counts_s"])
+    assert_said(problems(root, heart)[0], f"config/datasets/heart.yaml, {said}")
+
+
+def test_gene_sets_that_cannot_be_looked_into_are_taken(root: Path) -> None:
+    """Where a part or a gene table is yet to come; and those that are in the file, by any of its names."""
+    sets = {"s": ["ensg00000000002.7"], "t": "list.txt"}
+    (root / "list.txt").write_text("nothing\nENSG0000*\n")
+    assert load(root, change(HEART, "genes.sets", sets)).datasets["heart"].genes.sets == sets
+    elsewhere = change(HEART, "genes", {"sets": {"s": ["FOS"]}})
+    assert load(root, change(elsewhere, "source.files.b", "https://example.org/b.h5ad"))
+    assert load(root, change(elsewhere, "genes.table", "auto"))
+
+
+@pytest.mark.parametrize(
     ("rule", "said"),
     [
         ({"equals": "x"}, "quality.filters.0.column: this key is missing."),

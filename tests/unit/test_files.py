@@ -273,6 +273,7 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
             duplicates=made.duplicates,
             splits=made.splits,
             space=made.folder / "space.parquet",
+            mapping=made.folder / "mapping.parquet",
             rules=made.dataset.cell_rules,
             part="0",
             out=small_disk / "0.h5ad",

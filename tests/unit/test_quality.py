@@ -20,7 +20,7 @@ from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.quality import LABELS_SCHEMA, read_cells, read_quality, read_thresholds, write_labels
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
-from cellmill.genes.identifiers import MITOCHONDRIAL_IDS, PartGenes, resolve_genes
+from cellmill.genes.identifiers import SET_IDS, PartGenes, resolve_genes
 from cellmill.matrix import reader
 from cellmill.quality.metrics import cell_metrics
 from cellmill.quality.names import GENE_SETS, HARD_BOUNDS, METRICS, TOP
@@ -107,10 +107,16 @@ def test_gene_sets_are_the_published_ones(shared_data: Path, organism: str, name
     assert set(genes["symbol"][found]) == expected
 
 
-def test_mitochondrial_genes_are_known_by_id_too(shared_data: Path) -> None:
-    """Data without symbols have the same set."""
-    organisms = ("homo_sapiens", "mus_musculus")
-    assert MITOCHONDRIAL_IDS == set.union(*(expected_set(shared_data, o, "mito", "ensembl_id") for o in organisms))
+@pytest.mark.parametrize("organism", ["homo_sapiens", "mus_musculus"])
+@pytest.mark.parametrize("gene_set", GENE_SETS)
+def test_gene_sets_are_known_by_id_too(shared_data: Path, organism: str, gene_set: str) -> None:
+    """Among all genes of the organism, data without symbols have the same sets."""
+    genes = gene_table(shared_data, organism)
+    ids, symbols = genes["id"].to_numpy(object), genes["symbol"].to_numpy(object)
+    by_id, by_symbol = PartGenes(ids, np.full(len(ids), None, object), "id"), PartGenes(ids, symbols, "id")
+    assert by_id.member(gene_set).any()
+    assert by_id.member(gene_set).tolist() == by_symbol.member(gene_set).tolist()
+    assert by_id.member(gene_set).sum() == sum(i.startswith(ids[0][:7]) for i in SET_IDS[gene_set])
 
 
 # Measuring

@@ -1,6 +1,7 @@
 # What the files of this folder share: the checked configuration, and look-ups into it.
 # Nothing here reads or writes data.
 import fcntl
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(SRC)}; ")
 
 from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
-from cellmill.genes.files import gene_list, gene_table
+from cellmill.genes.files import gene_list, gene_set_files, gene_table
+from cellmill.sources.ledger import LEDGER, Ledger
 
 try:
     PROJECT = load_project(config)
@@ -27,7 +29,7 @@ wildcard_constraints:
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
-    resource=r"[A-Za-z0-9_./-]+\.(pkl|csv\.gz)",
+    resource="|".join(map(re.escape, Ledger(LEDGER).names)),
 
 
 onstart:
@@ -139,7 +141,15 @@ def list_of_genes(wildcards):
     return gene_list(dataset_of(wildcards).genes.space)
 
 
-# --- genes
+def lists_of_sets(wildcards):
+    """The gene sets of the dataset that are lists in files, in their order."""
+    return gene_set_files(dataset_of(wildcards).genes.sets)
+
+
+def gene_cells(wildcards):
+    """In how many kept cells each gene is, of every part, where the dataset asks for a fewest number."""
+    pattern = f"results/{wildcards.dataset}/genes/{{p}}.cells.parquet"
+    return expand(pattern, p=parts_of(wildcards)) if dataset_of(wildcards).genes.min_cells else []
 
 
 def clip_model(wildcards):

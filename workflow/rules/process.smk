@@ -1,4 +1,4 @@
-# in:  results/{dataset}/raw/{part}.h5ad, and where the dataset asks for them a gene table and a list of genes
+# in:  results/{dataset}/raw/{part}.h5ad, and where the dataset asks for them a gene table and lists of genes
 # out: results/{dataset}/quality/{part}.parquet          one row per raw cell                 contract: quality
 #      results/{dataset}/quality/{part}.genes.parquet    what each column of the part is      contract: part_genes
 #      results/{dataset}/quality/{part}.labels.parquet   what its obs table says        contract: labels
@@ -6,6 +6,7 @@
 #      results/{dataset}/quality/duplicates.parquet      cells of equal content               contract: duplicates
 #      results/{dataset}/quality/splits.parquet          groups, strata and their splits      contract: splits
 #      results/{dataset}/quality/ledger.parquet          where every cell went                contract: ledger
+#      results/{dataset}/genes/{part}.cells.parquet      min_cells: kept cells of each gene   contract: gene_cells
 #      results/{dataset}/genes/space.parquet             one gene space                       contract: gene_space
 #      results/{dataset}/genes/mapping.parquet           what became of every gene name       contract: gene_mapping
 #      results/{dataset}/processed/{part}.h5ad           kept cells, counts, split            contract: counts
@@ -20,6 +21,7 @@ rule measure_quality:
     input:
         raw="results/{dataset}/raw/{part}.h5ad",
         gene_table=table_of_genes,
+        gene_sets=lists_of_sets,
     output:
         quality="results/{dataset}/quality/{part}.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
@@ -139,11 +141,40 @@ rule assign_splits:
         "../scripts/assign_splits.py"
 
 
+rule count_gene_cells:
+    input:
+        raw="results/{dataset}/raw/{part}.h5ad",
+        quality="results/{dataset}/quality/{part}.parquet",
+        labels="results/{dataset}/quality/{part}.labels.parquet",
+        genes="results/{dataset}/quality/{part}.genes.parquet",
+        thresholds="results/{dataset}/quality/thresholds.json",
+        duplicates="results/{dataset}/quality/duplicates.parquet",
+        splits="results/{dataset}/quality/splits.parquet",
+    output:
+        cells="results/{dataset}/genes/{part}.cells.parquet",
+    log:
+        "logs/count_gene_cells/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/count_gene_cells/{dataset}.{part}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        quality=lambda wildcards: plain(dataset_of(wildcards).quality),
+        contract=str(versions.GENE_CELLS),
+    script:
+        "../scripts/count_gene_cells.py"
+
+
 rule unify_genes:
     input:
         genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
         gene_list=list_of_genes,
         gene_table=table_of_genes,
+        gene_cells=gene_cells,
     output:
         space="results/{dataset}/genes/space.parquet",
         mapping="results/{dataset}/genes/mapping.parquet",
@@ -174,6 +205,7 @@ rule process_part:
         duplicates="results/{dataset}/quality/duplicates.parquet",
         splits="results/{dataset}/quality/splits.parquet",
         space="results/{dataset}/genes/space.parquet",
+        mapping="results/{dataset}/genes/mapping.parquet",
     output:
         processed="results/{dataset}/processed/{part}.h5ad",
         cells="results/{dataset}/processed/{part}.cells.parquet",

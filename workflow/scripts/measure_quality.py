@@ -15,5 +15,6 @@ with script.job(snakemake) as job:
         batch=job.params.batch,
         out=job.output.quality,
         out_genes=job.output.genes,
+        gene_set_files=job.input.gene_sets,
         threads=job.threads,
     )

@@ -14,6 +14,7 @@ with script.job(snakemake) as job:
         duplicates=job.input.duplicates,
         splits=job.input.splits,
         space=job.input.space,
+        mapping=job.input.mapping,
         rules=CellRules(**job.params.rules),
         part=job.wildcards.part,
         out=job.output.processed,

@@ -12,4 +12,5 @@ with script.job(snakemake) as job:
         out_mapping=job.output.mapping,
         gene_list=next(iter(job.input.gene_list), None),
         gene_table=next(iter(job.input.gene_table), None),
+        gene_cells=job.input.gene_cells,
     )

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cellmill.contracts import parquet
-from cellmill.contracts.versions import CLIPPED_SUMS, GENE_CLIP, GENE_MAPPING, GENE_SPACE, GENE_SUMS, GENES, PART_GENES
+from cellmill.contracts.versions import (
+    CLIPPED_SUMS,
+    GENE_CELLS,
+    GENE_CLIP,
+    GENE_MAPPING,
+    GENE_SPACE,
+    GENE_SUMS,
+    GENES,
+    PART_GENES,
+)
 from cellmill.errors import CellmillError
 from cellmill.files import replacing
 
@@ -24,6 +34,10 @@ if TYPE_CHECKING:
     from cellmill.genes.identifiers import PartGenes
 
 
+_SET = "set_"
+"""Before the name of a gene set: the column that says which genes are in it."""
+
+
 def write_part_genes(path: str | PathLike[str], genes: PartGenes) -> None:
     """``quality/{part}.genes.parquet``: what each column of a raw file is, a row per column of its matrix."""
     table = pa.table(
@@ -32,9 +46,11 @@ def write_part_genes(path: str | PathLike[str], genes: PartGenes) -> None:
             "gene_symbol": pa.array(genes.gene_symbols, pa.string(), from_pandas=True),
             "name_as_found": pa.array(genes.names_as_found, pa.string()),
             "outcome": pa.array(genes.outcome, pa.string()),
+            **{_SET + name: pa.array(mine, pa.bool_()) for name, mine in genes.sets.items()},
         }
     )
-    parquet.write(path, table, PART_GENES, {"taken_from": genes.taken_from, "merged": genes.n_merged})
+    facts = {"taken_from": genes.taken_from, "merged": genes.n_merged, "not_found": genes.not_found}
+    parquet.write(path, table, PART_GENES, facts)
 
 
 def read_part_genes(path: str | PathLike[str]) -> PartGenes:
@@ -43,7 +59,8 @@ def read_part_genes(path: str | PathLike[str]) -> PartGenes:
     table, facts = parquet.read(path, PART_GENES)
     columns = ("gene_id", "gene_symbol", "name_as_found", "outcome")
     ids, symbols, names, outcomes = (np.array(table[c].to_pylist(), object) for c in columns)
-    return PartGenes(ids, symbols, facts["taken_from"], names, outcomes)
+    sets = {c.removeprefix(_SET): table[c].to_numpy() for c in table.column_names if c.startswith(_SET)}
+    return PartGenes(ids, symbols, facts["taken_from"], names, outcomes, sets=sets, not_found=facts["not_found"])
 
 
 def write_space(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
@@ -56,9 +73,11 @@ def read_space(path: str | PathLike[str]) -> pd.DataFrame:
 
 
 def naming_facts(path: str | PathLike[str]) -> dict[str, Any]:
-    """What the gene space says of gene names, as ``{"names": …}``; empty where every name stays as found."""
+    """What the gene space says of gene names, as ``{"names": …}``, which is not there where every name stays as found;
+    and of gene sets (``sets``).
+    """
     facts = parquet.open_file(path, GENE_SPACE)[1]
-    return {k: v for k, v in facts.items() if k == "names"}
+    return {k: v for k, v in facts.items() if k in ("names", "sets")}
 
 
 def write_mapping(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
@@ -69,6 +88,21 @@ def write_mapping(path: str | PathLike[str], table: pa.Table, facts: dict[str, A
 def read_mapping(path: str | PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     table, facts = parquet.read(path, GENE_MAPPING)
     return table.to_pandas(), facts
+
+
+def genes_in_few_cells(path: str | PathLike[str]) -> set[str]:
+    """Ids of the genes that ``genes.min_cells`` keeps out of the gene space."""
+    table, _ = parquet.read(path, GENE_MAPPING, ["gene_id", "outcome"])
+    return set(table.filter(pc.equal(table["outcome"], "min_cells"))["gene_id"].to_pylist())
+
+
+def write_gene_cells(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
+    """``genes/{part}.cells.parquet``: in how many kept cells of a part each gene has a count."""
+    parquet.write(path, table, GENE_CELLS, facts)
+
+
+def read_gene_cells(path: str | PathLike[str]) -> pd.DataFrame:
+    return parquet.read(path, GENE_CELLS)[0].to_pandas()
 
 
 def write_sums(path: str | PathLike[str], arrays: dict[str, np.ndarray]) -> None:

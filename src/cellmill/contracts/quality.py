@@ -11,19 +11,23 @@ import pyarrow as pa
 from cellmill.contracts import parquet
 from cellmill.contracts.versions import CELLS, LABELS, QUALITY, THRESHOLDS
 from cellmill.files import read_json, write_json
-from cellmill.quality.names import METRICS
+from cellmill.quality.names import GENE_SETS, METRICS, metric_of
 
 _WHOLE = ("n_genes_by_counts", "total_counts")
 
-QUALITY_SCHEMA = pa.schema(
-    [
-        pa.field("cell_id", pa.large_string(), nullable=False),
-        pa.field("batch", pa.string(), nullable=False),
-        *(pa.field(m, pa.int64() if m in _WHOLE else pa.float64()) for m in METRICS),
-        pa.field("content_1", pa.uint64(), nullable=False),
-        pa.field("content_2", pa.uint64(), nullable=False),
-    ]
-)
+_CELL = (pa.field("cell_id", pa.large_string(), nullable=False), pa.field("batch", pa.string(), nullable=False))
+_CONTENT = tuple(pa.field(f"content_{n}", pa.uint64(), nullable=False) for n in (1, 2))
+
+
+def quality_schema(gene_sets: Iterable[str] = GENE_SETS) -> pa.Schema:
+    """The columns of a quality file; metrics of gene sets that are not cellmill's own come after the others."""
+    metrics = dict.fromkeys([*METRICS, *map(metric_of, gene_sets)])
+    fields = (pa.field(m, pa.int64() if m in _WHOLE else pa.float64()) for m in metrics)
+    return pa.schema([*_CELL, *fields, *_CONTENT])
+
+
+QUALITY_SCHEMA = quality_schema()
+"""The columns that every quality file has."""
 LABELS_SCHEMA = pa.schema(
     [
         pa.field("filter", pa.string()),
@@ -42,9 +46,21 @@ CELLS_SCHEMA = pa.schema(
 )
 
 
-def write_quality(path: str | PathLike[str], batches: Iterable[pa.RecordBatch], facts: dict[str, Any]) -> None:
+def metrics_of(table: pa.Table) -> list[str]:
+    """The metrics among the columns of a quality file."""
+    others = {field.name for field in (*_CELL, *_CONTENT)}
+    return [name for name in table.column_names if name not in others]
+
+
+def write_quality(
+    path: str | PathLike[str],
+    batches: Iterable[pa.RecordBatch],
+    facts: dict[str, Any],
+    *,
+    gene_sets: Iterable[str] = GENE_SETS,
+) -> None:
     """One row per raw cell, in the order of the raw file; facts: where the counts are and why, the largest count."""
-    parquet.write_batches(path, QUALITY_SCHEMA, batches, QUALITY, facts)
+    parquet.write_batches(path, quality_schema(gene_sets), batches, QUALITY, facts)
 
 
 def read_quality(path: str | PathLike[str], columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:

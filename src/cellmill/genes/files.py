@@ -1,10 +1,11 @@
-"""Which outside files the genes of a dataset need: a gene table, a list of genes.
+"""Which outside files the genes of a dataset need: a gene table, a list of genes, lists of gene sets.
 
 Light on purpose: it is read whenever a DAG is built.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ def gene_list(space: str) -> list[str]:
     return [] if space in SPACES else [_file(space)]
 
 
+def gene_set_files(sets: Mapping[str, str | list[str]]) -> list[str]:
+    """The files of ``genes.sets`` that are lists in files, in the order of the sets."""
+    return [_file(said) for said in sets.values() if isinstance(said, str)]
+
+
 def _file(name: str) -> str:
     return f"resources/{name}" if name in Ledger(LEDGER).names else name
 
@@ -46,11 +52,17 @@ def gene_file_problems(dataset: Dataset, base: Path) -> list[str]:
     if genes.table == "auto" and dataset.organism not in TABLES:
         known = ", ".join(TABLES)
         problems.append(f"genes.table: auto knows no table of organism '{dataset.organism}', only of {known}.")
-    asked = (("table", genes.table, ("auto", NO_TABLE)), ("space", genes.space, SPACES))
+    asked: list[tuple[str, str, tuple[str, ...]]] = [("table", genes.table, ("auto", NO_TABLE))]
+    asked += [("space", genes.space, SPACES)]
+    asked += [(f"sets.{name}", said, ()) for name, said in genes.sets.items() if isinstance(said, str)]
     for key, name, words in asked:
         if name in words or (base / name).is_file():
             continue
         known_names = [n for n in Ledger(LEDGER).names if n.startswith("genes/")]
         if name not in known_names:
             problems.append(f"genes.{key}: no file '{name}'. {nearest(name, [*words, *known_names])}")
-    return problems
+    if not genes.sets or problems:
+        return problems
+    from cellmill.genes.sets import absent_sets
+
+    return absent_sets(dataset, base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ DROPPED = {
     "unmapped": "not in the gene table",
     "duplicate": "a gene that an earlier column of the file names",
     "outside_space": "a gene outside the gene space",
+    "min_cells": "a gene in fewer kept cells than genes.min_cells",
     "other_feature_types": "no gene expression: an antibody, a guide, a peak",
     "spike_ins": "an ERCC spike-in",
     "other_genomes": "a gene of another genome",
@@ -46,9 +47,38 @@ _MT_HUMAN = (
     "210100 210107 210112 210117 210127 210135 210140 210144 210151 210154 210156 210164 210174 210176 210184 "
     "210191 210194 210195 210196 211459 212907 228253"
 )
-_MT_MOUSE = (*range(64336, 64362), *range(64363, 64373), 65947)
-MITOCHONDRIAL_IDS = frozenset([f"ENSG00000{i}" for i in _MT_HUMAN.split()] + [f"ENSMUSG{i:011d}" for i in _MT_MOUSE])
-"""The 37 genes of the mitochondrial genome of human and mouse, for data without symbols (Ensembl)."""
+_MT_MOUSE = " ".join(map(str, (*range(64336, 64362), *range(64363, 64373), 65947)))
+_RIBO_HUMAN = (
+    "8988 37241 63177 71082 83845 89009 89157 100316 105193 105372 105640 108107 108298 109475 110700 112306 "
+    "114391 115268 116251 118181 122026 122406 124614 125691 129824 130255 131469 134419 136942 137154 137818 "
+    "138326 140986 140988 142534 142541 142676 142937 143947 144713 145425 145592 146223 147403 147604 148303 "
+    "149273 149806 156482 161016 161970 162244 163584 163682 163923 164587 165496 165502 166441 167526 168028 "
+    "170889 171858 171863 172809 174444 174748 177600 177954 182774 182899 185088 186468 188846 197728 197756 "
+    "197958 198034 198242 198755 198918 213741 221983 229117 231500 233927 241343 265681 280969"
+)
+_RIBO_MOUSE = (
+    "740 2500 3429 3970 6333 7892 8668 8682 8683 9927 12405 12848 17404 20460 24608 25290 25362 25508 25794 "
+    "28081 28234 28495 28936 29614 30432 30744 31320 32399 32518 34892 36781 37563 37805 38274 38900 39001 39209 "
+    "39221 40952 41453 41841 43716 44533 45128 46330 46364 47215 47675 48758 49517 49751 52146 57322 57841 57863 "
+    "58546 58558 58600 59070 59291 60036 60499 60636 60938 61477 61787 61983 62006 62328 62647 62997 63171 63316 "
+    "63457 63888 67274 67288 71415 73702 74129 79435 79641 90137 90733 90862 93674 98274"
+)
+_HB_HUMAN = "86506 130656 188536 196565 206172 206177 213931 213934 223609 244734"
+_HB_MOUSE = "20295 52187 52217 52305 55609 69917 69919 73063 73940 78621"
+
+
+def _ids(human: str, mouse: str) -> frozenset[str]:
+    """Ensembl ids of human and mouse by their numbers."""
+    numbers = (("ENSG", human), ("ENSMUSG", mouse))
+    return frozenset(f"{prefix}{int(n):011d}" for prefix, listed in numbers for n in listed.split())
+
+
+SET_IDS = {
+    "mt": _ids(_MT_HUMAN, _MT_MOUSE),
+    "ribo": _ids(_RIBO_HUMAN, _RIBO_MOUSE),
+    "hb": _ids(_HB_HUMAN, _HB_MOUSE),
+}
+"""The genes of each set of cellmill's own in human and mouse, for data without symbols (Ensembl)."""
 
 _SET_PATTERNS = {
     "mt": re.compile(r"^MT-"),
@@ -75,6 +105,10 @@ class PartGenes:
     """What became of each column, by the words of ``KEPT`` and ``DROPPED``; None: every column stays as found."""
     mitochondrial: np.ndarray | None = None
     """Boolean (columns,): genes that the gene table places on the mitochondrial genome; None: no table."""
+    sets: dict[str, np.ndarray] = field(default_factory=dict)
+    """Boolean (columns,): what counts as a gene of each set, those of cellmill's own and of the configuration."""
+    not_found: dict[str, list[str]] = field(default_factory=dict)
+    """Names of a set of the configuration that no column of the file has, by set."""
 
     @property
     def names_as_found(self) -> np.ndarray:
@@ -101,14 +135,13 @@ class PartGenes:
         return len(ids) - len(set(ids))
 
     def member(self, gene_set: str) -> np.ndarray:
-        """Boolean (columns,): whether a column belongs to ``mt``, ``ribo`` or ``hb``, by symbol, else by id."""
+        """Boolean (columns,): whether a column belongs to ``mt``, ``ribo`` or ``hb``, by symbol or by id."""
         pattern = _SET_PATTERNS[gene_set]
         symbols = [s if s is not None else i for s, i in zip(self.gene_symbols, self.gene_ids, strict=True)]
         found = np.array([pattern.match(s.upper()) is not None for s in symbols], bool)
-        if gene_set != "mt":
-            return found
-        found |= np.isin(self.gene_ids, list(MITOCHONDRIAL_IDS))
-        return found if self.mitochondrial is None else found | self.mitochondrial
+        found |= np.isin(self.gene_ids.astype(str), list(SET_IDS[gene_set]))
+        by_table = gene_set == "mt" and self.mitochondrial is not None
+        return found | self.mitochondrial if by_table else found
 
 
 def names_of(values: pd.Index | pd.Series) -> np.ndarray:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from cellmill.spec import Fraction, Organism, PositiveInt, Spec
+from pydantic import Field, field_validator
+
+from cellmill.quality.names import METRICS, metric_of
+from cellmill.spec import Fraction, Name, Organism, PositiveInt, Spec
+
+
+def wrong_names(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of a gene set, if anything is."""
+    wrong = next((name for name in names if not name.strip() or "*" in name[:-1] or name == "*"), None)
+    if wrong is not None:
+        return f"'{wrong}' is neither a name nor how names begin, as HIST* is"
+    return None if names else "it names no gene"
 
 
 class GeneNames(Spec):
-    """How genes are named, and which columns of a file are genes at all."""
+    """How genes are named, which columns of a file are genes at all, and which sets they make."""
 
     ids: str = "auto"
     """`auto`: Ensembl ids from the var index or a column, else the names as they are; or `index`; or a var column."""
@@ -28,18 +40,35 @@ class GeneNames(Spec):
     ]
     """What is no gene of this dataset: features other than gene expression (antibodies, guides, peaks); ERCC; genes
     of another genome than `organism`'s, by a prefix (`mm10_`), a column `genome` or the Ensembl id. `[]`: all stay."""
+    sets: dict[Name, str | list[str]] = {}
+    """Gene sets: each gives the metric `pct_counts_<name>`, beside those of `mt`, `ribo` and `hb`, for `quality.mads`
+    and `quality.max_pct`. A list of symbols or Ensembl ids, in which `HIST*` is all names that begin so; or a list in
+    a file, as for `space`. A set of which no gene is in any part is an error; single names are counted."""
+
+    @field_validator("sets")
+    @classmethod
+    def _own_names(cls, value: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        for name, said in value.items():
+            if metric_of(name) in METRICS:
+                raise ValueError(f"'{name}': {metric_of(name)} is a metric of cellmill's own; call your set otherwise")
+            if isinstance(said, list) and (wrong := wrong_names(said)):
+                raise ValueError(f"'{name}': {wrong}")
+        return value
 
 
 class Genes(GeneNames):
-    """How genes are named, which columns of a file are genes at all, and which genes the dataset has."""
+    """How genes are named, which columns of a file are genes at all, gene sets, and which genes the dataset has."""
 
     space: str = "union"
     """Genes of the dataset. `union`: of any part; `intersection`: of every part; or a list of genes, a name in
     `resources/ledger.tsv` or a path: one gene per line, or the first column of a csv or tsv; exactly those."""
+    min_cells: int = Field(default=0, ge=0)
+    """Fewest kept cells, over all parts, that have a count of a gene of the space; other genes are left out of it, as
+    by scanpy's `filter_genes`. Above 0, it takes one more pass over the raw counts. 0: no bound."""
 
 
 class GeneRules(GeneNames):
-    """What decides what a column of a file is: all of the gene names that `measure_quality` depends on."""
+    """What decides what a column of a file is, and in which sets: all of the genes that `measure_quality` asks for."""
 
     organism: Organism
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -18,12 +18,13 @@ from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
 from cellmill.genes.identifiers import PartGenes
 from cellmill.genes.mapping import name_genes
+from cellmill.genes.sets import read_sets, with_sets
 from cellmill.genes.spec import GeneRules
 from cellmill.genes.table import GeneTable, read_gene_table
 from cellmill.matrix.reader import CountsFile, NotCountsError
 from cellmill.progress import progress
 from cellmill.quality.content import content_hashes, gene_keys
-from cellmill.quality.names import GENE_SETS, TOP
+from cellmill.quality.names import GENE_SETS, TOP, metric_of
 
 log = logging.getLogger("cellmill")
 
@@ -89,8 +90,8 @@ def _row_metrics(
     return totals, in_sets, in_top
 
 
-def cell_metrics(counts: Any, members: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of ``quality.names.METRICS`` for CSR counts (n, genes).
+def cell_metrics(counts: Any, members: np.ndarray, gene_sets: Sequence[str] = GENE_SETS) -> dict[str, np.ndarray]:
+    """Every metric of ``quality.names.METRICS`` for CSR counts (n, genes), and that of every other gene set.
 
     ``members`` (sets, genes) is boolean, of 64 sets at most. Percentages of a cell without counts are NaN.
     Source: scanpy's ``calculate_qc_metrics``, whose names these are.
@@ -108,7 +109,7 @@ def cell_metrics(counts: Any, members: np.ndarray) -> dict[str, np.ndarray]:
         "total_counts": totals,
         "log1p_total_counts": np.log1p(totals.astype(np.float64)),
         **{f"pct_counts_in_top_{n}_genes": in_top[:, t] for t, n in enumerate(TOP)},
-        **{f"pct_counts_{s}": in_sets[:, i] for i, s in enumerate(GENE_SETS)},
+        **{metric_of(s): in_sets[:, i] for i, s in enumerate(gene_sets)},
     }
 
 
@@ -123,21 +124,24 @@ def measure_quality(
     batch: str | None,
     out: str | PathLike[str],
     out_genes: str | PathLike[str],
+    gene_set_files: Sequence[str | PathLike[str]] = (),
     threads: int = 1,
 ) -> None:
     """Measure every cell of a raw part, and find where its counts are.
 
     ``counts: auto`` takes the first matrix that proves to hold counts, over every value.
+    ``gene_set_files`` are the lists of ``genes.sets`` that are in files, in their order.
 
     Raises:
         CellmillError: no counts, an empty file, cell ids that stand there twice, no such column.
     """
     candidates = CountsFile.candidates(raw) if counts == "auto" else [counts]
     table = None if gene_table is None else read_gene_table(gene_table)
+    named = read_sets(genes.sets, gene_set_files)
     refused: list[str] = []
     for where in candidates:
         try:
-            _measure(raw, where, refused, part, genes, table, cell_ids, batch, out, out_genes, threads)
+            _measure(raw, where, refused, part, genes, table, named, cell_ids, batch, out, out_genes, threads)
             return
         except NotCountsError as error:
             if counts != "auto":
@@ -155,6 +159,7 @@ def _measure(
     part: str,
     rules: GeneRules,
     table: GeneTable | None,
+    named: dict[str, list[str]],
     cell_ids: str,
     batch: str | None,
     out: str | PathLike[str],
@@ -166,6 +171,7 @@ def _measure(
             fix = "Leave this file out of the dataset, or get it again."
             raise CellmillError(raw, f"{where} is {file.shape[0]} cells × {file.shape[1]} genes.", fix)
         genes = name_genes(file.var, rules=rules, table=table, where=raw)
+        genes = with_sets(genes, named, table=table, where=raw)
         ids = unique_cell_ids(file, part=part, cell_ids=cell_ids)
         batches = obs_strings(file.obs, batch, raw)
         reason = "every value of it is a count"
@@ -177,9 +183,10 @@ def _measure(
             "why": "; ".join(refused) or reason,
             "gene_ids": genes.taken_from,
             "genes_merged": genes.n_merged,
+            "gene_sets": {name: int(mine.sum()) for name, mine in genes.sets.items()},
             "max_count": 0,
         }
-        contract.write_quality(out, _batches(file, genes, ids, batches, facts), facts)
+        contract.write_quality(out, _batches(file, genes, ids, batches, facts), facts, gene_sets=genes.sets)
     gene_files.write_part_genes(out_genes, genes)
     log.info("%s: counts in %s (%s), genes named by %s", raw, where, facts["why"], genes.taken_from)
 
@@ -187,8 +194,9 @@ def _measure(
 def _batches(
     file: CountsFile, genes: PartGenes, ids: np.ndarray, batches: np.ndarray, facts: dict[str, Any]
 ) -> Iterator[pa.RecordBatch]:
-    members = np.stack([genes.member(s)[genes.measured] for s in GENE_SETS])
     measured, kept = genes.measured, genes.kept
+    sets, members = list(genes.sets), np.stack([mine[measured] for mine in genes.sets.values()])
+    schema = contract.quality_schema(sets)
     gene_codes, names = None, genes.gene_ids
     if genes.n_merged or not kept.all():
         codes, names = pd.factorize(np.where(kept, genes.gene_ids, np.array(None, object)))
@@ -202,12 +210,10 @@ def _batches(
             columns = {
                 "cell_id": ids[rows],
                 "batch": batches[rows],
-                **cell_metrics(_columns(block.counts, measured), members),
+                **cell_metrics(_columns(block.counts, measured), members, sets),
                 **dict(zip(("content_1", "content_2"), content_hashes(by_gene, keys), strict=True)),
             }
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(columns[f.name], f.type) for f in contract.QUALITY_SCHEMA], schema=contract.QUALITY_SCHEMA
-            )
+            yield pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
             counter.update(block.counts.shape[0])
 
 

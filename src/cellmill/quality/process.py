@@ -24,7 +24,6 @@ from cellmill.matrix.reader import CountsFile
 from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
 from cellmill.quality.metrics import obs_column
-from cellmill.quality.names import METRICS
 from cellmill.quality.spec import CellRules
 from cellmill.quality.splits import part_outcomes, splits_of
 from cellmill.quality.thresholds import KEPT
@@ -40,6 +39,7 @@ def process_part(
     duplicates: str | PathLike[str],
     splits: str | PathLike[str],
     space: str | PathLike[str],
+    mapping: str | PathLike[str],
     rules: CellRules,
     part: str,
     out: str | PathLike[str],
@@ -55,7 +55,9 @@ def process_part(
     bounds = contract.read_thresholds(thresholds)
     genes = gene_files.read_part_genes(part_genes)
     gene_space = gene_files.read_space(space)
-    columns, reasons = columns_in_space(genes, gene_space["gene_id"].to_numpy())
+    columns, reasons = columns_in_space(
+        genes, gene_space["gene_id"].to_numpy(), in_few_cells=gene_files.genes_in_few_cells(mapping)
+    )
     said, (decided, decisions) = contract.read_labels(labels)[0], split_files.read_splits(splits)
     rare = set(decisions["rare"])
     outcome = part_outcomes(
@@ -118,7 +120,7 @@ def _kept_obs(
         obs[column] = values.to_numpy(object) if is_text else values.array
         if is_text:
             obs[column] = _strings(obs[column])
-    for metric in METRICS:
+    for metric in contract.metrics_of(measured):
         obs[metric] = measured[metric].to_numpy()[keep]
     return obs
 

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cellmill.errors import nearest
-from cellmill.spec import Column, FilterValue, Fraction, Name, PositiveInt, Spec
+from cellmill.quality.names import GENE_SETS, HARD_BOUNDS, METRICS, bounded_metric, metric_of
+from cellmill.spec import Column, FilterValue, Fraction, Name, Percent, PositiveInt, Spec
 
 
 class Filter(Spec):
@@ -75,19 +76,22 @@ class Quality(Spec):
     """Fewest genes with a count. 0: no bound."""
     max_genes: int | None = Field(default=None, ge=0)
     """Most genes with a count. `null`: no bound."""
-    max_pct_mt: float | None = Field(default=None, ge=0, le=100)
+    max_pct_mt: Percent | None = None
     """Largest percentage of mitochondrial counts. `null`: no bound."""
-    max_pct_ribo: float | None = Field(default=None, ge=0, le=100)
+    max_pct_ribo: Percent | None = None
     """Largest percentage of ribosomal counts. `null`: no bound."""
-    max_pct_hb: float | None = Field(default=None, ge=0, le=100)
+    max_pct_hb: Percent | None = None
     """Largest percentage of haemoglobin counts. `null`: no bound."""
+    max_pct: dict[Name, Percent] = {}
+    """Gene set of `genes.sets`: largest percentage of its counts, as in `{dissociation: 10}`."""
     mads: dict[str, float | None] = {
         "log1p_total_counts": 5,
         "log1p_n_genes_by_counts": 5,
         "pct_counts_in_top_20_genes": 5,
         "pct_counts_mt": 5,
     }
-    """Metric: most median absolute deviations from the median of the batch. Your map replaces this one."""
+    """Metric: most median absolute deviations from the median of the batch. Your map replaces this one.
+    Of `pct_counts_mt` and of the gene sets of `genes.sets`, only too much is bad."""
     min_batch_cells: PositiveInt = 50
     """A batch with fewer cells takes the thresholds of the whole dataset."""
     duplicates: Duplicates = Duplicates()
@@ -98,14 +102,32 @@ class Quality(Spec):
     @field_validator("mads")
     @classmethod
     def _known_metrics(cls, value: dict[str, float | None]) -> dict[str, float | None]:
-        from cellmill.quality.names import METRICS
-
         for metric, n_mads in value.items():
-            if metric not in METRICS:
+            if metric not in METRICS and not metric.startswith(metric_of("")):  # sets are known to the dataset
                 raise ValueError(f"no metric '{metric}'. {nearest(metric, METRICS)}")
             if n_mads is not None and n_mads <= 0:
                 raise ValueError(f"{metric}: {n_mads} MADs would drop every cell; take a number above 0, or null")
         return value
+
+    @field_validator("max_pct")
+    @classmethod
+    def _said_once(cls, value: dict[str, float]) -> dict[str, float]:
+        own = next((name for name in value if name in GENE_SETS), None)
+        if own is not None:
+            raise ValueError(f"'{own}' has a key of its own: max_pct_{own}")
+        return value
+
+    @property
+    def fixed_bounds(self) -> dict[str, float | None]:
+        """Every fixed bound by name, in the order in which they are reasons."""
+        return {name: getattr(self, name) for name in HARD_BOUNDS} | {
+            f"max_pct_{name}": bound for name, bound in self.max_pct.items()
+        }
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that decide about a cell, each once."""
+        return list(dict.fromkeys([*map(bounded_metric, self.fixed_bounds), *self.mads]))
 
     @model_validator(mode="after")
     def _bounds_leave_room(self) -> Quality:

@@ -18,7 +18,7 @@ from cellmill.errors import CellmillError
 from cellmill.files import scratch
 from cellmill.keys import hash_strings
 from cellmill.quality.labels import refuse_unknown_values
-from cellmill.quality.names import HARD_BOUNDS
+from cellmill.quality.names import METRICS, bounded_metric
 from cellmill.quality.select import Spill, medians, sortable, unsortable
 from cellmill.quality.spec import Quality
 
@@ -28,7 +28,7 @@ KEPT = "kept"
 IDS_AT_ONCE = 1 << 21
 MEETINGS_AT_ONCE = 100_000
 ONLY_UPPER = ("pct_counts_mt",)
-"""Metrics of which only too much is bad."""
+"""Metrics of which only too much is bad, as it is of the gene sets of the configuration."""
 
 
 def set_thresholds(
@@ -66,7 +66,7 @@ def set_thresholds(
             "cells": sum(cells for cells, _ in batches.values()),
             "max_count": largest,
             "counts_dtype": smallest_unsigned(largest).name,
-            "fixed": {name: getattr(spec, name) for name in HARD_BOUNDS},
+            "fixed": spec.fixed_bounds,
             "dataset": everything,
             "batches": {
                 name: {
@@ -86,7 +86,7 @@ def _batches(
     """Raw cells and eligible cells of each batch, and the largest count."""
     raw, passed, largest = Counter[str](), Counter[str](), 0
     for path, labels_path in zip(parts, labels, strict=True):
-        table, facts = contract.read_quality(path, columns=list(dict.fromkeys(["batch", *HARD_BOUNDS.values()])))
+        table, facts = contract.read_quality(path, columns=["batch", *_bounded(spec)])
         largest = max(largest, facts["max_count"])
         eligible = _eligible(table, labels_path, spec)
         for counter, batch in ((raw, table["batch"]), (passed, table["batch"].filter(eligible))):
@@ -115,7 +115,7 @@ def _metric_bounds(
     if n_mads is None:
         return [{"applied": False, "why": "switched off"}] * (len(names) + 1)
     values, all_values = Spill(folder, "values", np.uint64), Spill(folder, "all", np.uint64)
-    columns = list(dict.fromkeys(["batch", *HARD_BOUNDS.values(), metric]))
+    columns = list(dict.fromkeys(["batch", *_bounded(spec), metric]))
     for path, labels_path in zip(parts, labels, strict=True):
         table, _ = contract.read_quality(path, columns=columns)
         mine = table[metric].to_numpy().astype(np.float64)
@@ -143,7 +143,12 @@ def _center_and_spread(values: Spill, groups: int, folder: Path) -> list[tuple[i
 
 def measured_columns(spec: Quality) -> list[str]:
     """The columns of a quality file that decide about a cell."""
-    return list(dict.fromkeys(["batch", *HARD_BOUNDS.values(), *spec.mads]))
+    return ["batch", *spec.metrics]
+
+
+def _bounded(spec: Quality) -> list[str]:
+    """The metrics that have a fixed bound, each once."""
+    return list(dict.fromkeys(map(bounded_metric, spec.fixed_bounds)))
 
 
 def filter_reasons(labels: pa.Table) -> np.ndarray:
@@ -153,8 +158,7 @@ def filter_reasons(labels: pa.Table) -> np.ndarray:
 
 
 def _refuse_to_drop_all(where: object, cells: int, spec: Quality) -> None:
-    fixed = {name: getattr(spec, name) for name in HARD_BOUNDS}
-    bounds = [f"{name} {value:.10g}" for name, value in fixed.items() if value is not None]
+    bounds = [f"{name} {value:.10g}" for name, value in spec.fixed_bounds.items() if value is not None]
     filters = [f"the filter on '{rule.column}'" for rule in spec.filters]
     raise CellmillError(
         where,
@@ -221,17 +225,16 @@ def _bounds(n: int, median: float, mad: float, metric: str, n_mads: float) -> di
         return {"applied": False, "why": "no cell has this metric"}
     if mad == 0:
         return {"applied": False, "why": "the median absolute deviation is 0", "median": median, "mad": mad}
-    lower = None if metric in ONLY_UPPER else median - n_mads * mad
+    lower = None if metric in ONLY_UPPER or metric not in METRICS else median - n_mads * mad
     return {"applied": True, "median": median, "mad": mad, "lower": lower, "upper": median + n_mads * mad}
 
 
 def fixed_outcome(table: pa.Table, spec: Quality, filtered: np.ndarray) -> np.ndarray:
     """Outcome (cells,) by filters and fixed bounds alone: ``kept`` or the first that a cell fails."""
     outcome = filtered.astype(object)
-    for name, metric in HARD_BOUNDS.items():
-        bound = getattr(spec, name)
+    for name, bound in spec.fixed_bounds.items():
         if bound is not None:
-            values = table[metric].to_numpy()
+            values = table[bounded_metric(name)].to_numpy()
             drop(outcome, values < bound if name.startswith("min_") else values > bound, name)
     return outcome
 

@@ -23,7 +23,7 @@ from cellmill.errors import CellmillError
 from cellmill.files import replacing
 from cellmill.keys import hash_strings
 from cellmill.quality.ledger import account
-from cellmill.quality.names import HARD_BOUNDS, METRICS
+from cellmill.quality.names import METRICS, bounded_metric, in_order, metric_title
 from cellmill.quality.thresholds import KEPT
 
 if TYPE_CHECKING:
@@ -71,20 +71,6 @@ RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "cellmill",
 }
-METRIC_TITLES = {
-    "total_counts": "Counts per cell",
-    "log1p_total_counts": "Counts per cell",
-    "n_genes_by_counts": "Genes per cell",
-    "log1p_n_genes_by_counts": "Genes per cell",
-    "pct_counts_mt": "Mitochondrial counts (%)",
-    "pct_counts_ribo": "Ribosomal counts (%)",
-    "pct_counts_hb": "Haemoglobin counts (%)",
-}
-FIXED_ON = {
-    name: (f"log1p_{metric}", metric) if f"log1p_{metric}" in METRICS else (metric,)
-    for name, metric in HARD_BOUNDS.items()
-}
-"""The metrics that a fixed bound is drawn on."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +153,6 @@ def shown(text: object, longest: int = 30) -> str:
     return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
 
 
-def metric_title(metric: str) -> str:
-    """What a metric is, in words."""
-    top = metric.removeprefix("pct_counts_in_top_").removesuffix("_genes")
-    return METRIC_TITLES.get(metric) or f"Counts in the top {top} genes (%)"
-
-
 # --- quality
 
 
@@ -205,18 +185,24 @@ def _bounds(thresholds: dict[str, Any], dropped: dict[str, int]) -> dict[str, _B
     fixed = {k: v for k, v in thresholds["fixed"].items() if v is not None and not (k.startswith("min_") and v <= 1)}
     names = set(thresholds["dataset"])
     for bound in fixed:
-        if not names.intersection(FIXED_ON[bound]):
-            names.add(FIXED_ON[bound][0])
+        if not names.intersection(_drawn_on(bound)):
+            names.add(_drawn_on(bound)[0])
     names = names or {"log1p_total_counts", "log1p_n_genes_by_counts"}
     batches = list(thresholds["batches"].values()) if len(thresholds["batches"]) > 1 else []
     found = {}
-    for metric in (m for m in METRICS if m in names):
+    for metric in in_order(names):
         said = thresholds["dataset"].get(metric, {"applied": False, "why": "none is set"})
         ticks = {v for b in batches if metric in b["bounds"] for v in _limits(b["bounds"][metric])}
-        mine = [b for b in fixed if metric in FIXED_ON[b]]
+        mine = [b for b in fixed if metric in _drawn_on(b)]
         at = [float(np.log1p(fixed[b])) if metric.startswith("log1p_") else float(fixed[b]) for b in mine]
         found[metric] = _Bound(_limits(said), at, sorted(ticks), _note(metric, said, mine, bool(ticks), dropped))
     return found
+
+
+def _drawn_on(bound: str) -> tuple[str, ...]:
+    """The metrics that a fixed bound is drawn on."""
+    metric = bounded_metric(bound)
+    return (f"log1p_{metric}", metric) if f"log1p_{metric}" in METRICS else (metric,)
 
 
 def _limits(bound: dict[str, Any]) -> list[float]:
@@ -281,7 +267,7 @@ def _histogram(ax: Axes, metric: str, bound: _Bound, histogram: tuple[np.ndarray
     from matplotlib.ticker import MaxNLocator
 
     edges, (kept, dropped) = histogram
-    ax.set_title(metric_title(metric), pad=18)
+    ax.set_title(shown(metric_title(metric), 50), pad=18)
     ax.annotate(
         bound.note, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize=9
     )

@@ -25,7 +25,7 @@ from cellmill.errors import CellmillError
 from cellmill.exports.export import gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
 from cellmill.quality.ledger import account, account_by_batch
-from cellmill.quality.names import METRICS
+from cellmill.quality.names import in_order, metric_of
 from cellmill.report.loading import how_to_load
 
 File = str | PathLike[str]
@@ -54,6 +54,7 @@ CAPTIONS = {
 """Title and text under each figure; the captions of ``snakemake --report`` say the same."""
 BATCHES_SHOWN = 200
 WORST_BATCHES = 20
+NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         **counted,
         "gene_table": named["gene_names"]["table"] if named else None,
         "gene_names": name_rows(named["gene_names"]) if named else [],
+        "gene_sets": _gene_sets(gene_facts["sets"]),
         "splits": {name: ledger["splits"].get(name, 0) for name in splits},
         "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
         "worst_batches": [b for b in batches[:WORST_BATCHES] if b["dropped"]] if len(batches) > 1 else [],
@@ -157,7 +159,7 @@ def _brief(value: Any) -> str:
 
 
 def _thresholds(said: dict[str, Any]) -> dict[str, Any]:
-    metrics = [m for m in METRICS if m in said["dataset"]]
+    metrics = in_order(said["dataset"])
     several = len(said["batches"]) > 1
     batches = [
         {
@@ -198,6 +200,23 @@ def _value(value: float | None, metric: str) -> str:
     if metric.startswith("log1p_"):
         return f"{value:.2f} ({max(0.0, math.expm1(value)):,.0f})"
     return f"{value:,.2f}" if metric.startswith("pct_") else f"{value:,.0f}"
+
+
+# --- gene sets
+
+
+def _gene_sets(said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each set with its metric, its genes, and the first of its names that are in no part."""
+    return [
+        {
+            "metric": metric_of(name),
+            "genes": found["genes"],
+            "in_every_part": found["in_every_part"],
+            "not_found": len(found["not_found"]),
+            "such_as": found["not_found"][:NAMES_SHOWN],
+        }
+        for name, found in said.items()
+    ]
 
 
 # --- exports and tokenizers
