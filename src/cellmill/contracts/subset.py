@@ -1,4 +1,4 @@
-"""``raw/subset.parquet``: how many cells of each stratum were found and drawn, and which; and what a drawn part says."""
+"""``raw/subset.parquet``: how many cells of each stratum were found and drawn; and what a drawn part says."""
 
 from __future__ import annotations
 

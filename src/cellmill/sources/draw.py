@@ -283,13 +283,16 @@ def take_subset(
 
 def _drawn_of(cells: _Cells, mine: dict[Stratum, dict[str, Any]], where: object) -> np.ndarray:
     """Which cells (cells,) of a part are drawn: as many of each stratum as were decided."""
-    rows = [mine.get(stratum) for stratum in cells.strata]
-    drawn = np.zeros(len(cells.keys), bool)
-    if None not in rows:
-        given = np.array([row["drawn"] for row in rows if row], np.int64)
-        last = np.array([row["last"] or 0 for row in rows if row], np.uint64)
+    rows = [row for stratum in cells.strata if (row := mine.get(stratum)) is not None]
+    if len(rows) == len(cells.strata) == len(mine):
+        given = np.array([row["drawn"] for row in rows], np.int64)
+        last = np.array([row["last"] or 0 for row in rows], np.uint64)
         drawn = _is_drawn(np.where(cells.passes, cells.codes, -1), cells.keys, given, last)
-        if np.array_equal(np.bincount(cells.codes[drawn], minlength=len(given)), given):
+        there = {"found": cells.codes, "passed": cells.codes[cells.passes], "drawn": cells.codes[drawn]}
+        if all(
+            np.array_equal(np.bincount(codes, minlength=len(rows)), [row[key] for row in rows])
+            for key, codes in there.items()
+        ):
             return drawn
     raise CellmillError(
         where, "it is not the file that cells were drawn of.", "Delete raw/subset.parquet and run snakemake again."
