@@ -360,9 +360,10 @@ def test_a_published_split_may_list_cells_that_are_not_drawn(tmp_path: Path, who
     (tmp_path / "m").mkdir()
     listed = {"explicit": {"test": [f"c{i}" for i in range(150)]}}
     made = make(tmp_path / "m", parts, counts="X", split=listed)
-    table, _ = split_files.read_splits(made.splits)
+    table, facts = split_files.read_splits(made.splits)
     there = {c for c in ids(parts) if int(c[1:]) < 150}
     assert set(table["value"].to_pylist()) == there and there
+    assert facts["listed_not_there"] == 150 - len(there)
     with pytest.raises(CellmillError, match="lists 1 cell ids that no kept cell has"):
         make(tmp_path / "m", parts, counts="X", split={"explicit": {"test": ["nobody"]}})
 

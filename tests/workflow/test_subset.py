@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellmill.cli import main
 from cellmill.contracts.subset import read_subset
 
 from ..unit.stages import split_raw
@@ -96,7 +97,7 @@ def test_exports_of_one_part_and_of_two_are_the_same_bytes(subset: Project):
     assert anndata.read_h5ad(subset.results("parts") / "processed" / "none.h5ad").shape == (0, 765)
 
 
-def test_the_numbers_add_up_everywhere(subset: Project):
+def test_the_numbers_add_up_everywhere(subset: Project, capsys: pytest.CaptureFixture[str]):
     """Found = dropped by filters + not drawn + raw, in table, provenance, manifest, card, page and summary."""
     table, facts = read_subset(subset.results("parts") / "raw" / "subset.parquet")
     found = table.to_pandas()
@@ -123,6 +124,8 @@ def test_the_numbers_add_up_everywhere(subset: Project):
     shown = raw.obs.groupby(["bulk_labels", "phase"], observed=True).size()
     row = f"<tr><td>{shown.idxmax()[0]}</td><td>{shown.idxmax()[1]}</td>"
     assert row in page.replace("&#43;", "+") and f'<td class="n">{shown.max()}</td>' in page
+    assert main(["summary", "parts", "--results", str(subset.root / "results")]) == 0
+    assert "a subset of the 700 cells that were found" in capsys.readouterr().out
 
 
 def test_what_was_found_is_gone_and_its_source_is_not(subset: Project):
@@ -149,7 +152,7 @@ def test_another_source_or_a_newer_file_is_drawn_from_again(subset: Project, tmp
     project = copy_of(subset, tmp_path / "copy")
     target = (*config("parts"), "--", "results/parts/raw/a.h5ad")
     assert project.planned(*target) == {}
-    (project.root / "data" / "a.raw.h5ad").touch()
+    anndata.read_h5ad(project.root / FILES["a"])[:150].copy().write_h5ad(project.root / FILES["a"])
     assert project.planned(*target) == {"retrieve_found": 3, "draw_subset": 1, "take_subset": 1}
     project = copy_of(subset, tmp_path / "other")
     shutil.copy2(project.root / "data" / "a.raw.h5ad", project.root / "data" / "c.h5ad")

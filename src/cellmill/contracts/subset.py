@@ -6,6 +6,7 @@ import json
 from os import PathLike
 from typing import Any
 
+import h5py
 import pyarrow as pa
 
 from cellmill.contracts import parquet
@@ -43,11 +44,12 @@ def read_drawn(raw: str | PathLike[str]) -> dict[str, Any] | None:
     from cellmill.matrix.reader import open_h5ad
 
     with open_h5ad(raw) as file:
-        said = file["uns/cellmill"][()] if "uns/cellmill" in file else b"{}"
+        node = file.get("uns/cellmill")
+        said = node[()] if isinstance(node, h5py.Dataset) else None
     try:
         facts: dict[str, Any] = json.loads(said)
     except (TypeError, ValueError):
-        return None  # somebody else's
+        return None  # there is none, or somebody else's
     if not isinstance(facts, dict) or str(facts.pop("contract", "")).rpartition(" ")[0] != SUBSET.name:
         return None
     return facts

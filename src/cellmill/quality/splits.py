@@ -54,6 +54,7 @@ def assign_splits(
     is_subset = any("subset" in quality_files.read_labels(path, columns=[])[1] for path in labels)
     bounds = quality_files.read_thresholds(thresholds)
     listed = explicit_groups(spec)
+    n_listed = len(listed)
 
     def cells(rare: frozenset[str]) -> Iterator[tuple[pa.Table, np.ndarray]]:
         for path, labels_path in zip(parts, labels, strict=True):
@@ -87,6 +88,7 @@ def assign_splits(
         "by": spec.by,
         "method": "balanced" if spec.balanced else "hash",
         "rare": {name: categories[name] for name in sorted(rare)},
+        **({"listed_not_there": n_listed - len(listed)} if is_subset else {}),
     }
     contract.write_splits(out, _table(rows), facts)
 
@@ -189,8 +191,6 @@ def _known(
         raise CellmillError(
             where, f"split.explicit lists {len(unknown)} {what} that no kept cell has, as '{unknown[0]}'.", close
         )
-    if unknown:
-        log.info("split.explicit: %d of %d %s are not in the subset", len(unknown), len(listed), what)
     return known
 
 
