@@ -45,7 +45,7 @@ def read_drawn(raw: str | PathLike[str]) -> dict[str, Any] | None:
 
     with open_h5ad(raw) as file:
         node = file.get("uns/cellmill")
-        said = node[()] if isinstance(node, h5py.Dataset) else None
+        said: Any = node[()] if isinstance(node, h5py.Dataset) else None
     try:
         facts: dict[str, Any] = json.loads(said)
     except (TypeError, ValueError):
