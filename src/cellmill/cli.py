@@ -92,7 +92,12 @@ def _summary(datasets: Sequence[str], results: str) -> int:
             raise CellmillError(base, f"there is no dataset '{name}'.", nearest(name, there))
     shown = 0
     for name in datasets or there:
-        rows = [*_processed_row(base / name), *_export_rows(base / name), *_report_row(base / name)]
+        rows = [
+            *_subset_row(base / name),
+            *_processed_row(base / name),
+            *_export_rows(base / name),
+            *_report_row(base / name),
+        ]
         if rows:
             print("\n" * bool(shown) + name)
             print(_table(("", "cells", "size", "how to load it"), rows))
@@ -104,6 +109,19 @@ def _summary(datasets: Sequence[str], results: str) -> int:
 
 
 Row = tuple[str, str, str, str]
+
+
+def _subset_row(folder: Path) -> list[Row]:
+    """The raw parts of a subset, and of how many cells it was drawn."""
+    from cellmill.contracts.subset import read_subset
+    from cellmill.files import format_bytes
+
+    path = folder / "raw" / "subset.parquet"
+    if not path.is_file():
+        return []
+    _, facts = read_subset(path)
+    size = format_bytes(sum(p.stat().st_size for p in folder.glob("raw/*.h5ad")))
+    return [("raw", f"{facts['drawn']:,}", size, f"a subset of the {facts['found']:,} cells that were found")]
 
 
 def _processed_row(folder: Path) -> list[Row]:

@@ -21,6 +21,7 @@ from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import Source
+from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
 
@@ -58,6 +59,8 @@ class Dataset(Spec):
     """Where the counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
     cell_ids: Literal["barcode", "part_barcode"] = "barcode"
     """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
+    subset: Subset | None = None
+    """How many cells are taken, and which, as in `{cells: 10000, stratify: [cell_type]}`. `null`: all."""
     columns: Columns = Columns()
     """Which obs columns mean what."""
     genes: Genes = Genes()
@@ -79,6 +82,18 @@ class Dataset(Spec):
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         rare = [] if self.quality.rare is None else [self.quality.rare.column]
         return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
+
+    @property
+    def subset_rules(self) -> SubsetRules:
+        """What `draw_subset` depends on, of a dataset that has a subset."""
+        if self.subset is None:
+            raise ValueError("this dataset has no subset")
+        return SubsetRules(**self.subset.model_dump(), filters=list(self.quality.filters), cell_ids=self.cell_ids)
+
+    @property
+    def counts_in_raw(self) -> str:
+        """Where `raw/` has the counts: those of a subset are `X`."""
+        return self.counts if self.subset is None else "X"
 
     @property
     def gene_rules(self) -> GeneRules:
@@ -405,6 +420,7 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
         asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
         asked += [("quality.filters", f.column) for f in dataset.quality.filters]
         asked += [("quality.rare", dataset.quality.rare.column)] if dataset.quality.rare is not None else []
+        asked += [("subset.stratify", c) for c in (dataset.subset.stratify if dataset.subset is not None else [])]
         asked += [("split.by", c) for c in dataset.split.columns]
         asked += [("split.stratify", c) for c in dataset.split.stratify]
         for key_, column in asked:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from cellmill.contracts import embedding, genes, ledger, manifest, quality, splits, tokens, versions, vocabulary
+from cellmill.contracts import embedding, genes, ledger, manifest, quality, splits, subset, tokens, versions, vocabulary
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import Contract
 from cellmill.errors import CellmillError
@@ -57,6 +57,11 @@ def twins() -> pa.RecordBatch:
 def decided() -> pa.Table:
     columns = {"role": ["stratum", "cell"], "value": ["", "x"], "cells": [9, 1], "split": [None, "train"]}
     return pa.table(columns | {"edges": [[5, 2**64 - 1], None]}, schema=splits.SPLITS_SCHEMA)
+
+
+def drawn() -> pa.Table:
+    columns = {"part": ["p", "p"], "stratum": [["T", None], []], "found": [9, 5], "passed": [8, 5], "drawn": [2, 0]}
+    return pa.table(columns | {"last": [2**64 - 1, None]}, schema=subset.SUBSET_SCHEMA)
 
 
 def accounts() -> pa.Table:
@@ -113,6 +118,13 @@ def arrays(contract: Contract) -> Case:
 
 
 CASES = [
+    Case(
+        versions.SUBSET,
+        "x.parquet",
+        lambda path: subset.write_subset(path, drawn(), {"found": 14}),
+        lambda path: (subset.read_subset(path)[0].to_pylist(), subset.read_subset(path)[1]["found"]),
+        (drawn().to_pylist(), 14),
+    ),
     Case(
         versions.QUALITY,
         "x.parquet",

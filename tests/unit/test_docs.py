@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cellmill.contracts import ledger, quality, splits, tokens, versions
+from cellmill.contracts import ledger, quality, splits, subset, tokens, versions
 from cellmill.keys import hash_strings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(r"<[^>]+>|\{[^}]+\}|…")
 TERMS = [
     *("part", "block", "shard", "split", "token", "vocabulary", "embedding", "contract", "manifest", "ledger", "spec"),
     *("gene space", "cell sentence", "caption", "anchor, positive, negative", "library size", "MAD", "variable genes"),
-    *("mirror", "scratch", "reduce", "gene set"),
+    *("mirror", "scratch", "reduce", "gene set", "subset", "stratum"),
 ]
 
 
@@ -159,6 +159,7 @@ def test_the_formats_name_no_older_version():
 @pytest.mark.parametrize(
     ("contract", "schema"),
     [
+        ("subset", subset.SUBSET_SCHEMA),
         ("quality", quality.QUALITY_SCHEMA),
         ("labels", quality.LABELS_SCHEMA),
         ("splits", splits.SPLITS_SCHEMA),
@@ -189,7 +190,7 @@ def test_the_layout_names_rules_and_contracts_that_exist():
     """docs/layout.md: who writes a file is a rule, and its contract is one of ours; every contract is there."""
     rules = set()
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
-        rules |= set(re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(), flags=re.MULTILINE))
+        rules |= set(re.findall(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)\b", path.read_text(), flags=re.MULTILINE))
     rows = table(section(read("docs/layout.md"), "The results"))
     assert {writer.strip("`") for _, writer, _, _ in rows} == rules - {"all", "retrieve_resource"}
     assert {contract for *_, contract in rows} - {""} == set(CONTRACTS)

@@ -127,6 +127,23 @@ def local_file(wildcards):
     return [str(p) for key, p in found.items() if key == f"files.{wildcards.part}" and p is not None]
 
 
+def whole_datasets():
+    """A pattern of the names of datasets that are taken whole; an unknown name is one."""
+    drawn = "|".join(name for name, spec in PROJECT.datasets.items() if spec.subset is not None)
+    return rf"(?!(?:{drawn})/)[A-Za-z0-9_-]+" if drawn else "[A-Za-z0-9_-]+"
+
+
+def drawn_datasets():
+    """A pattern of the names of datasets that have a subset; of none where none has."""
+    return "|".join(name for name, spec in PROJECT.datasets.items() if spec.subset is not None) or "(?!)"
+
+
+def subset_table(wildcards):
+    """What was drawn, where the dataset has a subset."""
+    needed = dataset_of(wildcards).subset is not None
+    return [f"results/{wildcards.dataset}/raw/subset.parquet"] if needed else []
+
+
 # --- genes
 
 

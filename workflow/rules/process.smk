@@ -36,7 +36,7 @@ rule measure_quality:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        counts=lambda wildcards: dataset_of(wildcards).counts,
+        counts=lambda wildcards: dataset_of(wildcards).counts_in_raw,
         genes=lambda wildcards: plain(dataset_of(wildcards).gene_rules),
         cell_ids=lambda wildcards: dataset_of(wildcards).cell_ids,
         batch=lambda wildcards: dataset_of(wildcards).columns.batch,

@@ -71,6 +71,7 @@ rule write_report:
         thresholds="results/{dataset}/quality/thresholds.json",
         genes="results/{dataset}/genes/genes.parquet",
         config="results/{dataset}/config.json",
+        subset=subset_table,
     output:
         page="results/{dataset}/report/index.html",
     log:

@@ -1,6 +1,8 @@
 # in:  a local path, an address, a package       (config/datasets/{dataset}.yaml, resources/ledger.tsv)
 # out: results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
 #      results/{dataset}/raw/{part}.json         where it came from
+#      results/{dataset}/found/{part}.h5ad       the same, where a subset is drawn of it; gone when it is drawn
+#      results/{dataset}/raw/subset.parquet      what is drawn of each stratum and part   contract: subset
 #      resources/{resource}                      outside files of the ledger
 #      results/{dataset}/config.json             the merged, validated configuration
 
@@ -34,6 +36,8 @@ rule retrieve_part:
         "logs/retrieve_part/{dataset}.{part}.log",
     benchmark:
         "benchmarks/retrieve_part/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=whole_datasets(),
     conda:
         "../envs/core.yaml"
     threads: 1
@@ -45,6 +49,70 @@ rule retrieve_part:
         contract=str(versions.RAW),
     script:
         "../scripts/retrieve_part.py"
+
+
+use rule retrieve_part as retrieve_found with:
+    output:
+        raw=temp("results/{dataset}/found/{part}.h5ad"),
+        provenance=temp("results/{dataset}/found/{part}.json"),
+    log:
+        "logs/retrieve_found/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/retrieve_found/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=drawn_datasets(),
+
+
+rule draw_subset:
+    input:
+        found=per_part("results/{dataset}/found/{part}.h5ad"),
+    output:
+        subset="results/{dataset}/raw/subset.parquet",
+    log:
+        "logs/draw_subset/{dataset}.log",
+    benchmark:
+        "benchmarks/draw_subset/{dataset}.jsonl"
+    wildcard_constraints:
+        dataset=drawn_datasets(),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).subset_rules),
+        counts=lambda wildcards: dataset_of(wildcards).counts,
+        contract=str(versions.SUBSET),
+    script:
+        "../scripts/draw_subset.py"
+
+
+rule take_subset:
+    input:
+        found="results/{dataset}/found/{part}.h5ad",
+        provenance="results/{dataset}/found/{part}.json",
+        subset="results/{dataset}/raw/subset.parquet",
+    output:
+        raw="results/{dataset}/raw/{part}.h5ad",
+        provenance="results/{dataset}/raw/{part}.json",
+    log:
+        "logs/take_subset/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/take_subset/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=drawn_datasets(),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        counts=lambda wildcards: dataset_of(wildcards).counts,
+        contract=str(versions.RAW),
+    script:
+        "../scripts/take_subset.py"
 
 
 rule retrieve_resource:

@@ -37,6 +37,7 @@ class Contract:
 
 
 RAW = Contract("raw", 1)
+SUBSET = Contract("subset", 1)
 QUALITY = Contract("quality", 3)
 PART_GENES = Contract("part_genes", 3)
 LABELS = Contract("labels", 1)

@@ -33,6 +33,7 @@ def write_card(path: Path, said: dict[str, Any], about: About, labels: dict[str,
         "label": about.columns.label,
         "gene_names": said.get("gene_names"),
         "name_rows": name_rows(said["gene_names"]) if "gene_names" in said else [],
+        "subset": said.get("subset"),
         "version": __version__,
     }
     path.write_text(environment.get_template("card.md.j2").render(values))

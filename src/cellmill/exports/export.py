@@ -81,6 +81,7 @@ def export(
             "variable_genes": gene_facts["variable_genes"],
             "train_cells": gene_facts["train_cells"],
             **gene_names(gene_facts, ledger),
+            **drawn_from(ledger),
             "counts_dtype": header.counts_dtype.name,
             "order": "each split in the order of a hash of the cell id",
             "facts": facts,
@@ -104,6 +105,12 @@ def gene_names(gene_facts: dict[str, Any], ledger: str | PathLike[str]) -> dict[
         return {}
     lost = ledger_files.read_ledger(ledger)[1]["gene_counts_dropped"]
     return {"gene_names": {"table": said["table"], "names": said["outcomes"], "counts_dropped": lost}}
+
+
+def drawn_from(ledger: str | PathLike[str]) -> dict[str, Any]:
+    """Of how many cells those of a subset were drawn, as ``{"subset": …}``; empty where the dataset is whole."""
+    said = ledger_files.read_ledger(ledger)[1].get("subset")
+    return {} if said is None else {"subset": said}
 
 
 def name_rows(said: dict[str, Any]) -> list[tuple[str, str, int, int]]:

@@ -43,11 +43,13 @@ class GeneNames(Spec):
     sets: dict[Name, str | list[str]] = {}
     """Gene sets: each gives the metric `pct_counts_<name>`, beside those of `mt`, `ribo` and `hb`, for `quality.mads`
     and `quality.max_pct`. A list of symbols or Ensembl ids, in which `HIST*` is all names that begin so; or a list in
-    a file, as for `space`. A set of which no gene is in any part is an error; single names are counted."""
+    a file, as for `space`. 60 at most. A set of which no gene is in any part is an error; single names are counted."""
 
     @field_validator("sets")
     @classmethod
     def _own_names(cls, value: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        if len(value) > 60:
+            raise ValueError(f"{len(value)} gene sets; 60 are the most")
         for name, said in value.items():
             if metric_of(name) in METRICS:
                 raise ValueError(f"'{name}': {metric_of(name)} is a metric of cellmill's own; call your set otherwise")

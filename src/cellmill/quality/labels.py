@@ -16,7 +16,7 @@ from cellmill.contracts.counts import to_arrow
 from cellmill.errors import CellmillError, nearest
 from cellmill.matrix.reader import CountsFile
 from cellmill.quality.metrics import obs_column, obs_strings
-from cellmill.quality.spec import Filter, LabelRules, Quality
+from cellmill.quality.spec import Filter, LabelRules
 
 MISSING = "\0missing"
 """The text of a missing value where it is a group of its own; no column has it."""
@@ -44,7 +44,8 @@ def read_labels(
             "category": _category(file.obs, rules.category, raw),
         }
     table = pa.table(columns, schema=contract.LABELS_SCHEMA)
-    contract.write_labels(out, table, {"cells": table.num_rows, "filters": found})
+    drawn = {"subset": True} if "subset" in facts else {}
+    contract.write_labels(out, table, {"cells": table.num_rows, "filters": found, **drawn})
 
 
 def joined(obs: pd.DataFrame, columns: Sequence[str], *, where: object) -> pa.Array:
@@ -119,9 +120,9 @@ def _cells_by_value(values: pa.Array, asked: Sequence[bool | int | float | str])
     }
 
 
-def refuse_unknown_values(found: Sequence[list[dict[str, int]]], spec: Quality, *, where: object) -> None:
+def refuse_unknown_values(found: Sequence[list[dict[str, int]]], filters: Sequence[Filter], *, where: object) -> None:
     """A filter asks for a value that no cell of any part has: surely a slip, and it would drop what was meant."""
-    for number, rule in enumerate(spec.filters):
+    for number, rule in enumerate(filters):
         cells: dict[str, int] = {}
         for part in found:
             for text, n in part[number].items():

@@ -39,12 +39,14 @@ def write_ledger(
     rows: list[tuple[str, str, str, str | None, int]] = []
     sides: dict[str, str] = {}
     lost: Counter[str] = Counter()
+    draws: list[dict[str, Any]] = []
     twins = []
     names = list(rules.split.fractions)
     for number, (path, labels_path) in enumerate(zip(cells, labels, strict=True)):
         table, facts = quality_files.read_cells(path)
         part = facts["part"]
         lost.update({reason: gone["counts"] for reason, gone in facts.get("genes_dropped", {}).items()})
+        draws += [facts["subset"]] if "subset" in facts else []
         counted = table.group_by(["batch", "outcome", "split"]).aggregate([([], "count_all")]).to_pylist()
         rows += [(part, r["batch"], r["outcome"], r["split"], r["count_all"]) for r in counted]
         if rules.split.columns:
@@ -62,10 +64,27 @@ def write_ledger(
         "groups": len(sides) if rules.split.columns else None,
         "groups_across_splits": 0,
         "gene_counts_dropped": dict(sorted(lost.items())),
+        **_draw(draws),
     }
     rows.sort(key=lambda row: (row[0], row[1], row[2], row[3] or ""))
     arrays = [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(contract.LEDGER_SCHEMA)]
     contract.write_ledger(out, pa.Table.from_arrays(arrays, schema=contract.LEDGER_SCHEMA), facts)
+
+
+def _draw(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``{"subset": …}``, from what each part says of its draw; empty where the dataset is whole.
+
+    ``found`` cells = ``dropped`` by filters + ``not_drawn`` + ``drawn``, which are the raw cells.
+    """
+    if not parts:
+        return {}
+    dropped: Counter[str] = Counter()
+    for said in parts:
+        dropped.update(said["dropped"])
+    found, drawn = (sum(said[key] for said in parts) for key in ("found", "drawn"))
+    counted = {"found": found, "drawn": drawn, "not_drawn": found - dropped.total() - drawn}
+    rules = {key: parts[0]["rules"][key] for key in ("stratify", "proportions", "seed")}
+    return {"subset": {**counted, "dropped": dict(sorted(dropped.items())), **rules}}
 
 
 def account(ledger: str | PathLike[str]) -> dict[str, Any]:

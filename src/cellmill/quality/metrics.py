@@ -15,13 +15,15 @@ import scipy.sparse as sp
 
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
+from cellmill.contracts.subset import read_drawn
 from cellmill.errors import CellmillError
 from cellmill.genes.identifiers import PartGenes
 from cellmill.genes.mapping import name_genes
 from cellmill.genes.sets import read_sets, with_sets
 from cellmill.genes.spec import GeneRules
 from cellmill.genes.table import GeneTable, read_gene_table
-from cellmill.matrix.reader import CountsFile, NotCountsError
+from cellmill.matrix.find import find_counts
+from cellmill.matrix.reader import CountsFile
 from cellmill.progress import progress
 from cellmill.quality.content import content_hashes, gene_keys
 from cellmill.quality.names import GENE_SETS, TOP, metric_of
@@ -135,27 +137,21 @@ def measure_quality(
     Raises:
         CellmillError: no counts, an empty file, cell ids that stand there twice, no such column.
     """
-    candidates = CountsFile.candidates(raw) if counts == "auto" else [counts]
     table = None if gene_table is None else read_gene_table(gene_table)
     named = read_sets(genes.sets, gene_set_files)
-    refused: list[str] = []
-    for where in candidates:
-        try:
-            _measure(raw, where, refused, part, genes, table, named, cell_ids, batch, out, out_genes, threads)
-            return
-        except NotCountsError as error:
-            if counts != "auto":
-                raise
-            log.info("counts: auto looks further: %s", error)
-            refused.append(error.found)
-    found = " ".join(refused) if refused else "it has no matrix at all."
-    raise CellmillError(raw, f"no matrix of it holds counts: {found}", "Take a file with raw counts.")
+    find_counts(
+        raw,
+        counts,
+        lambda where, why: _measure(
+            raw, where, why, part, genes, table, named, cell_ids, batch, out, out_genes, threads
+        ),
+    )
 
 
 def _measure(
     raw: str | PathLike[str],
     where: str,
-    refused: list[str],
+    why: str,
     part: str,
     rules: GeneRules,
     table: GeneTable | None,
@@ -167,25 +163,25 @@ def _measure(
     threads: int,
 ) -> None:
     with CountsFile(raw, where, threads=threads) as file:
-        if 0 in file.shape:
+        drawn = read_drawn(raw)
+        if file.shape[1] == 0 or (file.shape[0] == 0 and drawn is None):
             fix = "Leave this file out of the dataset, or get it again."
             raise CellmillError(raw, f"{where} is {file.shape[0]} cells × {file.shape[1]} genes.", fix)
         genes = name_genes(file.var, rules=rules, table=table, where=raw)
         genes = with_sets(genes, named, table=table, where=raw)
         ids = unique_cell_ids(file, part=part, cell_ids=cell_ids)
         batches = obs_strings(file.obs, batch, raw)
-        reason = "every value of it is a count"
         facts: dict[str, Any] = {
             "part": part,
             "cells": file.shape[0],
             "genes": file.shape[1],
             "counts": where,
-            "why": "; ".join(refused) or reason,
+            "why": why,
             "gene_ids": genes.taken_from,
             "genes_merged": genes.n_merged,
             "gene_sets": {name: int(mine.sum()) for name, mine in genes.sets.items()},
             "max_count": 0,
-        }
+        } | ({} if drawn is None else {"subset": drawn})
         contract.write_quality(out, _batches(file, genes, ids, batches, facts), facts, gene_sets=genes.sets)
     gene_files.write_part_genes(out_genes, genes)
     log.info("%s: counts in %s (%s), genes named by %s", raw, where, facts["why"], genes.taken_from)

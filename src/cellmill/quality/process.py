@@ -87,6 +87,7 @@ def process_part(
                     "splits": {s: int((obs["split"] == s).sum()) for s in rules.split.fractions},
                     "counts_from": measured_facts["counts"],
                     **_genes_dropped(reasons, lost),
+                    **{key: measured_facts[key] for key in ("subset",) if key in measured_facts},
                 }
                 writer.close(obs=obs, var=var, uns={"cellmill": json.dumps(facts, sort_keys=True)})
             except BaseException:

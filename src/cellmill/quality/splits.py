@@ -51,8 +51,10 @@ def assign_splits(
         CellmillError: a listed cell or group that no kept cell has, or no cell to train on.
     """
     spec = rules.split
+    is_subset = any("subset" in quality_files.read_labels(path, columns=[])[1] for path in labels)
     bounds = quality_files.read_thresholds(thresholds)
     listed = explicit_groups(spec)
+    n_listed = len(listed)
 
     def cells(rare: frozenset[str]) -> Iterator[tuple[pa.Table, np.ndarray]]:
         for path, labels_path in zip(parts, labels, strict=True):
@@ -70,12 +72,12 @@ def assign_splits(
         for table, keep in cells(rare):
             counted = pc.value_counts(table["group"].filter(keep)).to_pylist()
             sizes.update({pair["values"]: pair["counts"] for pair in counted})
-        _refuse_unknown(listed, sizes, spec, out)
+        listed = _known(listed, sizes, spec, out, is_subset=is_subset)
         rows = [("group", group, sizes[group], split, None) for group, split in share_out(sizes, listed, spec).items()]
     else:
         if listed:
             found = _listed_cells(cells(rare), listed)
-            _refuse_unknown(listed, found, spec, out)
+            listed = _known(listed, found, spec, out, is_subset=is_subset)
             rows = [("cell", cell, 1, listed[cell], None) for cell in sorted(found)]
         if spec.balanced:
             with scratch(out) as folder:
@@ -86,6 +88,7 @@ def assign_splits(
         "by": spec.by,
         "method": "balanced" if spec.balanced else "hash",
         "rare": {name: categories[name] for name in sorted(rare)},
+        **({"listed_not_there": n_listed - len(listed)} if is_subset else {}),
     }
     contract.write_splits(out, _table(rows), facts)
 
@@ -176,14 +179,19 @@ def _lines(path: str) -> list[str]:
         ) from error
 
 
-def _refuse_unknown(listed: Mapping[str, str], there: Mapping[str, int], spec: Split, where: object) -> None:
-    unknown = sorted(set(listed) - set(there))
-    if unknown:
-        what = "group" if spec.columns else "cell id"
+def _known(
+    listed: Mapping[str, str], there: Mapping[str, int], spec: Split, where: object, *, is_subset: bool
+) -> dict[str, str]:
+    """What is listed and there: all of it, but in a subset, where others need not have been drawn."""
+    known = {name: split for name, split in listed.items() if name in there}
+    unknown = sorted(set(listed) - set(known))
+    what = "groups" if spec.columns else "cell ids"
+    if unknown and not (is_subset and known):
         close = nearest(unknown[0], list(there)[:10_000])
         raise CellmillError(
-            where, f"split.explicit lists {len(unknown)} {what}s that no kept cell has, as '{unknown[0]}'.", close
+            where, f"split.explicit lists {len(unknown)} {what} that no kept cell has, as '{unknown[0]}'.", close
         )
+    return known
 
 
 def _listed_cells(cells: Iterator[tuple[pa.Table, np.ndarray]], listed: Mapping[str, str]) -> dict[str, int]:

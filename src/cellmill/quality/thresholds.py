@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cellmill.quality.spec import Quality
 
 log = logging.getLogger("cellmill")
 
+File = str | PathLike[str]
 KEPT = "kept"
 IDS_AT_ONCE = 1 << 21
 MEETINGS_AT_ONCE = 100_000
@@ -50,9 +51,12 @@ def set_thresholds(
     Raises:
         CellmillError: a cell id in two parts, a filter's value that no cell has, or no cell that passes.
     """
-    refuse_unknown_values([contract.read_labels(path, columns=[])[1]["filters"] for path in labels], spec, where=out)
+    said = [contract.read_labels(path, columns=[])[1] for path in labels]
+    if not any("subset" in facts for facts in said):  # draw_subset has looked, at all cells that were found
+        refuse_unknown_values([facts["filters"] for facts in said], spec.filters, where=out)
     with scratch(out) as folder:
-        refuse_shared_ids(parts, folder)
+        cells = sum(contract.count_cells(path) for path in parts)
+        refuse_shared_ids(parts, folder, cells=cells, keys=_measured_keys, ids=_measured_ids)
         batches, largest = _batches(parts, labels, spec)
         if not any(eligible for _, eligible in batches.values()):
             _refuse_to_drop_all(out, sum(cells for cells, _ in batches.values()), spec)
@@ -172,44 +176,63 @@ def smallest_unsigned(largest: int) -> np.dtype:
     return next(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
 
 
-def refuse_shared_ids(parts: Sequence[str | PathLike[str]], folder: Path) -> None:
+def refuse_shared_ids(
+    parts: Sequence[File],
+    folder: Path,
+    *,
+    cells: int,
+    keys: Callable[[Any], np.ndarray],
+    ids: Callable[[Any], pa.ChunkedArray],
+) -> None:
     """No cell id may stand in two parts.
 
     Equal ids have equal keys of 64 bits; these are sorted in buckets on the disk, a bucket for every two million cells.
     Only where keys meet, which one pair of distinct ids in 10^19 does, are the ids themselves compared.
 
+    Args:
+        folder: for the buckets.
+        cells: of all parts.
+        keys: of a part, the keys of its cell ids (cells,) uint64.
+        ids: of a part, its cell ids (cells,).
+
     Raises:
         CellmillError: an id in two parts; names it and both.
     """
-    rows = [contract.count_cells(path) for path in parts]
     if len(parts) < 2:
         return  # within a part, ids are unique
-    n_buckets = max(1, -(-sum(rows) // IDS_AT_ONCE))
+    n_buckets = max(1, -(-cells // IDS_AT_ONCE))
     buckets = [folder / f"{i}.ids" for i in range(n_buckets)]
     for path in parts:
-        keys = _id_keys(path)[1]
-        bucket = (keys >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)
+        mine = keys(path)
+        bucket = (mine >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)
         for i in range(n_buckets):
             with open(buckets[i], "ab") as stream:
-                stream.write(keys[bucket == i].tobytes())
-    for path in buckets:
-        keys = np.sort(np.fromfile(path, np.uint64))
-        path.unlink()
-        meet = np.unique(keys[1:][keys[1:] == keys[:-1]])
+                stream.write(mine[bucket == i].tobytes())
+    for bucket_file in buckets:
+        rising = np.sort(np.fromfile(bucket_file, np.uint64))
+        bucket_file.unlink()
+        meet = np.unique(rising[1:][rising[1:] == rising[:-1]])
         for start in range(0, len(meet), MEETINGS_AT_ONCE):
-            _compare_ids(parts, meet[start : start + MEETINGS_AT_ONCE])
+            _compare_ids(parts, meet[start : start + MEETINGS_AT_ONCE], keys, ids)
 
 
-def _id_keys(path: str | PathLike[str]) -> tuple[pa.ChunkedArray, np.ndarray]:
-    ids = contract.read_quality(path, columns=["cell_id"])[0]["cell_id"]
-    return ids, hash_strings(ids.combine_chunks(), seed=0, purpose="unique")
+def _measured_ids(path: File) -> pa.ChunkedArray:
+    return contract.read_quality(path, columns=["cell_id"])[0]["cell_id"]
 
 
-def _compare_ids(parts: Sequence[str | PathLike[str]], meet: np.ndarray) -> None:
-    seen: dict[str, str | PathLike[str]] = {}
+def _measured_keys(path: File) -> np.ndarray:
+    return hash_strings(_measured_ids(path).combine_chunks(), seed=0, purpose="unique")
+
+
+def _compare_ids(
+    parts: Sequence[File],
+    meet: np.ndarray,
+    keys: Callable[[Any], np.ndarray],
+    ids: Callable[[Any], pa.ChunkedArray],
+) -> None:
+    seen: dict[str, File] = {}
     for path in parts:
-        ids, keys = _id_keys(path)
-        for name in ids.filter(np.isin(keys, meet)).to_pylist():
+        for name in ids(path).filter(np.isin(keys(path), meet)).to_pylist():
             if name in seen:
                 raise CellmillError(
                     path,

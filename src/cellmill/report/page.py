@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -20,9 +21,10 @@ from cellmill.contracts import genes as gene_files
 from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
+from cellmill.contracts import subset as subset_files
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
-from cellmill.exports.export import gene_names, name_rows
+from cellmill.exports.export import drawn_from, gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
 from cellmill.quality.ledger import account, account_by_batch
 from cellmill.quality.names import in_order, metric_of
@@ -55,6 +57,7 @@ CAPTIONS = {
 BATCHES_SHOWN = 200
 WORST_BATCHES = 20
 NAMES_SHOWN = 10
+STRATA_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class WrittenFrom:
     genes: File
     config: File
     """``config.json``: the resolved configuration."""
+    subset: Sequence[File] = ()
+    """``raw/subset.parquet``, of a dataset that has a subset."""
 
 
 def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequence[str], out: File) -> None:
@@ -92,7 +97,8 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "train_cells": gene_facts["train_cells"],
     }
     named = gene_names(gene_facts, made.ledger)
-    exports = [_checked(path, dataset, counted | named) for path in made.manifests]
+    drawn = drawn_from(made.ledger)
+    exports = [_checked(path, dataset, counted | named | drawn) for path in made.manifests]
     config = read_json(made.config)
     values = {
         "dataset": dataset,
@@ -102,6 +108,9 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "gene_table": named["gene_names"]["table"] if named else None,
         "gene_names": name_rows(named["gene_names"]) if named else [],
         "gene_sets": _gene_sets(gene_facts["sets"]),
+        "subset": drawn.get("subset"),
+        "strata": [row for path in made.subset for row in strata_drawn(path)],
+        "strata_shown": STRATA_SHOWN,
         "splits": {name: ledger["splits"].get(name, 0) for name in splits},
         "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
         "worst_batches": [b for b in batches[:WORST_BATCHES] if b["dropped"]] if len(batches) > 1 else [],
@@ -153,6 +162,17 @@ def _checked(path: File, dataset: str, counted: dict[str, Any]) -> dict[str, Any
 
 def _brief(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def strata_drawn(subset: File) -> list[dict[str, Any]]:
+    """Per stratum over all parts: its ``values``, ``found``, ``passed`` and ``drawn`` cells; the largest first."""
+    table, _ = subset_files.read_subset(subset)
+    rows: dict[tuple[str | None, ...], Counter[str]] = {}
+    for row in table.to_pylist():
+        mine = rows.setdefault(tuple(row["stratum"]), Counter())
+        mine.update({key: row[key] for key in ("found", "passed", "drawn")})
+    shown = [{"values": ["(missing)" if v is None else v for v in stratum], **n} for stratum, n in rows.items()]
+    return sorted(shown, key=lambda row: (-row["found"], row["values"]))
 
 
 # --- thresholds
