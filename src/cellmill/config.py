@@ -97,8 +97,21 @@ class Dataset(Spec):
 
     @property
     def threshold_rules(self) -> Quality:
-        """What `set_thresholds` depends on: the rules that are judged before twins and rare categories."""
-        return self.quality.model_copy(update={"duplicates": Duplicates(), "rare": None})
+        """What `set_thresholds` depends on: the rules that are judged before doublets, twins and rare categories."""
+        return self.quality.model_copy(update={"doublets": None, "duplicates": Duplicates(), "rare": None})
+
+    @property
+    def doublet_rules(self) -> Quality:
+        """What `score_doublets` depends on: the rules that are judged before, and how doublets are found."""
+        found = self.quality.doublets and self.quality.doublets.model_copy(update={"rule": "report"})
+        return self.threshold_rules.model_copy(update={"doublets": found})
+
+    @property
+    def doublet_shares(self) -> list[str]:
+        """The shares into which the batches are dealt out to be scored: one per part, and no more than 64."""
+        if self.quality.doublets is None:
+            return []
+        return [str(i) for i in range(1 if self.columns.batch is None else min(len(self.source.parts()), 64))]
 
     @property
     def cell_rules(self) -> CellRules:
@@ -362,11 +375,12 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
 
 def _check_files(dataset: Dataset, base: Path) -> list[str]:
     """What can be known of the files before anything runs: that they are there, and that the columns are."""
-    from cellmill.contracts.counts import RESERVED_COLUMNS
+    from cellmill.contracts.counts import DOUBLET_COLUMNS, RESERVED_COLUMNS
 
     problems = []
+    reserved = RESERVED_COLUMNS if dataset.quality.doublets is None else RESERVED_COLUMNS.union(DOUBLET_COLUMNS)
     for column in dataset.kept_columns:
-        if column in RESERVED_COLUMNS:
+        if column in reserved:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
     for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
         problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")

@@ -18,6 +18,7 @@ from cellmill.genes.space import unify_genes
 from cellmill.genes.spec import GeneRules
 from cellmill.genes.statistics import measure_genes
 from cellmill.genes.variable import rank_genes
+from cellmill.quality.doublets import part_files, score_doublets
 from cellmill.quality.duplicates import find_duplicates
 from cellmill.quality.labels import read_labels
 from cellmill.quality.ledger import write_ledger
@@ -124,7 +125,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
     labels = label(folder, raws, dataset.label_rules)
     set_thresholds(made.files("quality.parquet"), labels=labels, spec=dataset.quality, out=made.thresholds)
-    decided = {"labels": labels, "thresholds": made.thresholds}
+    decided = {"labels": labels, "thresholds": made.thresholds, "doublets": score(made, raws, labels)}
     find_duplicates(made.files("quality.parquet"), **decided, spec=dataset.quality, out=made.duplicates)
     assign_splits(
         made.files("quality.parquet"),
@@ -143,6 +144,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
             labels=made.file(part, "labels.parquet"),
             part_genes=made.file(part, "genes.parquet"),
             thresholds=made.thresholds,
+            doublets=decided["doublets"],
             duplicates=made.duplicates,
             splits=made.splits,
             space=space,
@@ -154,12 +156,32 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     write_ledger(
         made.files("cells.parquet"),
         labels=labels,
+        doublets=decided["doublets"],
         duplicates=made.duplicates,
         rules=dataset.cell_rules,
         out=made.ledger,
     )
     measure_variable_genes(made)
     return made
+
+
+def score(made: Made, raws: dict[str, Path], labels: list[Path]) -> list[Path]:
+    """``score_doublets`` of every share, where the dataset looks for doublets; the files."""
+    spec = made.dataset
+    quality, genes = made.files("quality.parquet"), made.files("genes.parquet")
+    parts = part_files(list(raws.values()), quality=quality, labels=labels, genes=genes)
+    files = []
+    for share in spec.doublet_shares:
+        files.append(made.folder / "doublets" / f"{share}.parquet")
+        score_doublets(
+            parts,
+            thresholds=made.thresholds,
+            spec=spec.doublet_rules,
+            share=int(share),
+            shares=len(spec.doublet_shares),
+            out=files[-1],
+        )
+    return files
 
 
 def measure_variable_genes(made: Made) -> None:

@@ -23,7 +23,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-isal": "isal", "python-xxhash": "xxhash"}
 # Used where it is installed: it reads and writes h5ad files with compressions that h5py has not.
 OPTIONAL = {"hdf5plugin"}
-USER_EXTRAS = {"workflow", "torch", "models", "cloud"}
+USER_EXTRAS = {"workflow", "torch", "models", "cloud", "doublets"}
 ASKED_FOR = {
     "snakemake",
     "snakemake-executor-plugin-slurm",

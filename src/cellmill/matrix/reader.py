@@ -191,24 +191,30 @@ class CountsFile:
         """Cell ids as found (cells,), str objects."""
         return self.obs.index.astype(str).to_numpy(object)
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Block]:
-        """Row blocks in order, each of at most ``rows`` rows and about 16 million stored values."""
+    def blocks(self, rows: int = BLOCK_ROWS, *, wanted: np.ndarray | None = None) -> Iterator[Block]:
+        """Row blocks in order, each of at most ``rows`` rows and about 16 million stored values.
+
+        ``wanted`` (cells,) is boolean: blocks without a wanted row are not read (but of CSC, which is read as a whole).
+        """
         n, width = self.shape
         if self.layout == "csr":
-            yield from self._csr_blocks(rows)
+            yield from self._csr_blocks(rows, wanted)
         elif self.layout == "dense":
             rows = max(1, min(rows, BLOCK_VALUES // max(width, 1)))
             for start in range(0, n, rows):
+                if wanted is not None and not wanted[start : start + rows].any():
+                    continue
                 yield self._checked(start, sp.csr_matrix(self._read(self._matrix, start, start + rows)))
         else:
             yield from self._csc_blocks(rows)
 
-    def _csr_blocks(self, rows: int) -> Iterator[Block]:
+    def _csr_blocks(self, rows: int, wanted: np.ndarray | None) -> Iterator[Block]:
         n, width = self.shape
         indptr = self._pointers(n)
         with decoding(self.threads) as pool:
             data, indices = (self._vector(name, pool) for name in ("data", "indices"))
-            ahead = planned_blocks(indptr, rows)
+            planned = planned_blocks(indptr, rows)
+            ahead = (b for b in planned if wanted is None or wanted[b[0] : b[1]].any())
             block = next(ahead, None)
             while block is not None:
                 start, stop = block

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from cellmill.contracts import ledger as contract
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as split_files
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.errors import CellmillError
-from cellmill.quality.spec import CellRules
+from cellmill.quality.spec import CellRules, Doublets
 from cellmill.quality.thresholds import KEPT
 
 
@@ -23,6 +24,7 @@ def write_ledger(
     cells: Sequence[str | PathLike[str]],
     *,
     labels: Sequence[str | PathLike[str]],
+    doublets: Sequence[str | PathLike[str]] = (),
     duplicates: str | PathLike[str],
     rules: CellRules,
     out: str | PathLike[str],
@@ -62,10 +64,22 @@ def write_ledger(
         "groups": len(sides) if rules.split.columns else None,
         "groups_across_splits": 0,
         "gene_counts_dropped": dict(sorted(lost.items())),
+        **({"doublets": _doublets(doublets, rules.quality.doublets)} if rules.quality.doublets is not None else {}),
     }
     rows.sort(key=lambda row: (row[0], row[1], row[2], row[3] or ""))
     arrays = [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(contract.LEDGER_SCHEMA)]
     contract.write_ledger(out, pa.Table.from_arrays(arrays, schema=contract.LEDGER_SCHEMA), facts)
+
+
+def _doublets(files: Sequence[str | PathLike[str]], rules: Doublets) -> dict[str, Any]:
+    """Batches by what became of them, and the cells that were scored and predicted."""
+    batches = DoubletScores(files).batches.values()
+    return {
+        "rule": rules.rule,
+        "batches": dict(sorted(Counter(b["outcome"] for b in batches).items())),
+        "scored": sum(b.get("scored", 0) for b in batches),
+        "predicted": sum(b.get("predicted", 0) for b in batches),
+    }
 
 
 def account(ledger: str | PathLike[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cellmill.contracts import genes as gene_files
 from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
 from cellmill.exports.export import gene_names, name_rows
@@ -40,6 +41,11 @@ CAPTIONS = {
         "Every raw cell, stacked: kept and dropped. Lines are thresholds over the whole dataset, dashed lines are "
         "fixed bounds; where there are several batches, ticks at the top are those of each batch, by which its "
         "cells are judged.",
+    ),
+    "doublets": (
+        "Doublets.",
+        "Scores of the cells of each batch (filled) and of doublets simulated from them (line); cells beyond the dashed "
+        "threshold are predicted doublets.",
     ),
     "genes": (
         "Variable genes.",
@@ -69,6 +75,8 @@ class WrittenFrom:
     genes: File
     config: File
     """``config.json``: the resolved configuration."""
+    doublets: Sequence[File] = ()
+    """Doublet scores, where the dataset looks for them."""
 
 
 def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequence[str], out: File) -> None:
@@ -106,6 +114,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "n_batches": len(batches),
         "checked": checked,
         "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),
+        "doublets": _doublets(DoubletScores(made.doublets)) if "doublets" in checked else None,
         "exports": [_export(said, dataset) for said in exports],
         "tokenizers": _tokenizers(exports, config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
@@ -198,6 +207,26 @@ def _value(value: float | None, metric: str) -> str:
     if metric.startswith("log1p_"):
         return f"{value:.2f} ({max(0.0, math.expm1(value)):,.0f})"
     return f"{value:,.2f}" if metric.startswith("pct_") else f"{value:,.0f}"
+
+
+# --- doublets
+
+
+def _doublets(scores: DoubletScores) -> dict[str, Any]:
+    """Rows for at most ``BATCHES_SHOWN`` batches: those that were not judged, then by the share that is predicted."""
+    rows = [
+        {
+            "name": name,
+            "cells": batch["cells"],
+            "outcome": f"{batch['outcome']}: {batch['why']}" if "why" in batch else batch["outcome"],
+            "threshold": "–" if batch.get("threshold") is None else f"{batch['threshold']:.3f}",
+            "predicted": batch.get("predicted", 0),
+            "scored": batch.get("scored", 0),
+        }
+        for name, batch in scores.batches.items()
+    ]
+    rows.sort(key=lambda r: (r["outcome"] == "judged", -r["predicted"] / max(r["scored"], 1), r["name"]))
+    return {"rows": rows[:BATCHES_SHOWN], "more": max(0, len(rows) - BATCHES_SHOWN)}
 
 
 # --- exports and tokenizers
