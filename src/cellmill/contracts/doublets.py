@@ -19,7 +19,7 @@ DOUBLETS_SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),
         pa.field("cell_id", pa.large_string(), nullable=False),
         pa.field("batch", pa.string(), nullable=False),
-        pa.field("doublet_score", pa.float64()),
+        pa.field("doublet_score", pa.float64(), nullable=False),
         pa.field("predicted_doublet", pa.bool_(), nullable=False),
     ]
 )

@@ -123,8 +123,9 @@ def scrublet(counts: sp.csr_matrix, rules: Doublets) -> Scored:
     """Scores of the cells of one batch, from their raw counts (cells, genes), by ``scanpy.pp.scrublet``.
 
     As scanpy does it, but for exact neighbors at any number of cells: its approximate ones, beyond some thousand cells,
-    take a minute to compile first. All of it in one thread: scores differ in the last digit with the number of threads,
-    and thresholds then by much more.
+    compile for longer than most batches take, and fail with some versions of pynndescent (0.7.0 with scanpy 1.11.5).
+    All of it in one thread: scores differ in the last digit with the number of threads, and the automatic threshold
+    then by much more.
 
     Source: Wolock, Lopez & Klein, Cell Systems 2019.
     """
@@ -258,7 +259,8 @@ def _gather(parts: Sequence[PartFiles], cells: pd.DataFrame) -> sp.csr_matrix:
 
     Genes stand in the order of their ids; columns that name the same gene are added up, dropped ones are left out.
     """
-    by_part = {int(n): mine["row"].to_numpy() for n, mine in cells.groupby("number", sort=True)}
+    numbers = cells["number"].to_numpy(np.int64)
+    by_part = {n: cells["row"].to_numpy(np.int64)[numbers == n] for n in np.unique(numbers).tolist()}
     genes = {n: gene_files.read_part_genes(parts[n].genes) for n in by_part}
     ids = pd.Index(sorted(set().union(*(set(g.gene_ids[g.kept]) for g in genes.values()))))
     found = []
@@ -279,6 +281,6 @@ def _gather(parts: Sequence[PartFiles], cells: pd.DataFrame) -> sp.csr_matrix:
 def _places(genes: PartGenes, ids: pd.Index) -> sp.csr_matrix:
     """(columns, genes): where the columns of a part go."""
     columns = np.flatnonzero(genes.kept)
-    to = ids.get_indexer(genes.gene_ids[columns])
+    to = ids.get_indexer(pd.Index(genes.gene_ids[columns]))
     shape = (len(genes.gene_ids), len(ids))
     return sp.csr_matrix((np.ones(len(columns), np.float32), (columns, to)), shape=shape)

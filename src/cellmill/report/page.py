@@ -44,8 +44,8 @@ CAPTIONS = {
     ),
     "doublets": (
         "Doublets.",
-        "Scores of the cells of each batch (filled) and of doublets simulated from them (line); cells beyond the dashed "
-        "threshold are predicted doublets.",
+        "Scores of the cells of each batch (filled) and of doublets simulated from them (line); cells beyond the "
+        "dashed threshold are predicted doublets.",
     ),
     "genes": (
         "Variable genes.",
