@@ -33,7 +33,7 @@ class Columns(Spec):
     """Which obs columns mean what, and which stay with the cells."""
 
     batch: Column | None = None
-    """Column of the sequencing batch: thresholds are set per batch. `null`: one batch."""
+    """Column of the sequencing batch: thresholds are set and doublets found per batch. `null`: one batch."""
     label: Column | None = None
     """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
     keep: list[Column] = []
@@ -78,6 +78,13 @@ class Dataset(Spec):
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         rare = [] if self.quality.rare is None else [self.quality.rare.column]
         return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
+
+    @property
+    def exported_columns(self) -> list[str]:
+        """Obs columns that exports write where they are not told which: those that stay, and what says of doublets."""
+        from cellmill.contracts.counts import DOUBLET_COLUMNS
+
+        return [*self.kept_columns, *(DOUBLET_COLUMNS if self.quality.doublets is not None else ())]
 
     @property
     def gene_rules(self) -> GeneRules:

@@ -93,7 +93,7 @@ def about(wildcards):
         "organism": spec.organism,
         "license": spec.license,
         "columns": plain(spec.columns),
-        "kept_columns": spec.kept_columns,
+        "kept_columns": spec.exported_columns,
         "split": plain(spec.split),
     }
 

@@ -54,8 +54,8 @@ class Doublets(Spec):
     """
 
     rule: Literal["report", "drop"] = "report"
-    """`report`: predicted doublets stay, and are counted; `drop`: they are dropped. In both cases cells have
-    `doublet_score` and `predicted_doublet` in obs."""
+    """`report`: predicted doublets stay, and are counted; `drop`: they are dropped. Either way cells carry
+    `doublet_score` and `predicted_doublet` into every export."""
     expected_rate: float = Field(default=0.05, gt=0, lt=1)
     """The share of doublets that is expected, from the number of cells loaded."""
     sim_ratio: float = Field(default=2.0, ge=0.5, le=10)
