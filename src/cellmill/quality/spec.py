@@ -62,7 +62,8 @@ class Doublets(Spec):
     """Simulated doublets per cell."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Cells with a higher score are predicted doublets. `null`: between the two modes of the simulated scores of the
-    batch; where there are no two modes, none of its cells is predicted, and the report says so."""
+    batch; where there are no two modes, none of its cells is predicted, and the report says so. Look at its figure
+    before you drop: in a batch of one type of cells the threshold says little."""
     n_components: PositiveInt = 30
     """Principal components in which neighbors are found."""
     min_batch_cells: PositiveInt = 100
