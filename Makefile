@@ -114,7 +114,7 @@ install = { $(PIP) uv==$(UV) && $(UVPIP) install -q -p $(BIN)/python --no-deps $
 
 # --- the locks
 
-USER_EXTRAS := --extra workflow --extra torch --extra models --extra cloud
+USER_EXTRAS := --extra workflow --extra torch --extra models --extra cloud --extra doublets
 compile = $(UVPIP) compile -q --no-header --no-annotate --python-platform linux --python-version $(1)
 # torch first and without the mark of one build; without what only its CUDA build asks for, which pip brings along.
 flat = { echo '\# $(2)'; sed -n 's/^\(torch==[^+]*\).*/\1/p' $(1); \

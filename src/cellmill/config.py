@@ -35,7 +35,7 @@ class Columns(Spec):
     """Which obs columns mean what, and which stay with the cells."""
 
     batch: Column | None = None
-    """Column of the sequencing batch: thresholds are set per batch. `null`: one batch."""
+    """Column of the sequencing batch: thresholds are set and doublets found per batch. `null`: one batch."""
     label: Column | None = None
     """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
     keep: list[Column] = []
@@ -96,6 +96,13 @@ class Dataset(Spec):
         return self.counts if self.subset is None else "X"
 
     @property
+    def exported_columns(self) -> list[str]:
+        """Obs columns that exports write where they are not told which: those that stay, and what says of doublets."""
+        from cellmill.contracts.counts import DOUBLET_COLUMNS
+
+        return [*self.kept_columns, *(DOUBLET_COLUMNS if self.quality.doublets is not None else ())]
+
+    @property
     def gene_rules(self) -> GeneRules:
         """What `measure_quality` depends on."""
         return GeneRules(organism=self.organism, **self.genes.model_dump(exclude={"space", "min_cells"}))
@@ -113,8 +120,21 @@ class Dataset(Spec):
 
     @property
     def threshold_rules(self) -> Quality:
-        """What `set_thresholds` depends on: the rules that are judged before twins and rare categories."""
-        return self.quality.model_copy(update={"duplicates": Duplicates(), "rare": None})
+        """What `set_thresholds` depends on: the rules that are judged before doublets, twins and rare categories."""
+        return self.quality.model_copy(update={"doublets": None, "duplicates": Duplicates(), "rare": None})
+
+    @property
+    def doublet_rules(self) -> Quality:
+        """What `score_doublets` depends on: the rules that are judged before, and how doublets are found."""
+        found = self.quality.doublets and self.quality.doublets.model_copy(update={"rule": "report"})
+        return self.threshold_rules.model_copy(update={"doublets": found})
+
+    @property
+    def doublet_shares(self) -> list[str]:
+        """The shares into which the batches are dealt out to be scored: one per part, and no more than 64."""
+        if self.quality.doublets is None:
+            return []
+        return [str(i) for i in range(1 if self.columns.batch is None else min(len(self.source.parts()), 64))]
 
     @property
     def cell_rules(self) -> CellRules:
@@ -394,10 +414,11 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
 
 def _check_files(dataset: Dataset, base: Path) -> list[str]:
     """What can be known of the files before anything runs: that they are there, and that the columns are."""
-    from cellmill.contracts.counts import RESERVED_COLUMNS
+    from cellmill.contracts.counts import DOUBLET_COLUMNS, RESERVED_COLUMNS
 
     problems = []
     reserved = RESERVED_COLUMNS.union(map(metric_of, dataset.genes.sets))
+    reserved |= set() if dataset.quality.doublets is None else set(DOUBLET_COLUMNS)
     for column in dataset.kept_columns:
         if column in reserved:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")

@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`genes:`", "", gene_spec.Genes),
     ("`quality:`", "", quality_spec.Quality),
     ("`quality.filters:`", "", quality_spec.Filter),
+    ("`quality.doublets:`", "", quality_spec.Doublets),
     ("`quality.duplicates:`", "", quality_spec.Duplicates),
     ("`quality.rare:`", "", quality_spec.Rare),
     ("`split:`", "", quality_spec.Split),

@@ -17,7 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from cellmill.contracts import embedding, genes, ledger, manifest, quality, splits, subset, tokens, versions, vocabulary
+from cellmill.contracts import (
+    doublets,
+    embedding,
+    genes,
+    ledger,
+    manifest,
+    quality,
+    splits,
+    subset,
+    tokens,
+    versions,
+    vocabulary,
+)
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import Contract
 from cellmill.errors import CellmillError
@@ -47,6 +59,19 @@ def cells() -> pa.Table:
 def labels() -> pa.Table:
     columns = {"filter": [None, "filter a"], "group": ["g", "h"], "stratum": [None, None], "category": ["T", None]}
     return pa.table(columns, schema=quality.LABELS_SCHEMA)
+
+
+def scored() -> pa.Table:
+    columns = {"part": ["p", "p", "q"], "row": [1, 4, 0], "cell_id": ["x", "y", "z"], "batch": ["a", "b", "a"]}
+    columns |= {"doublet_score": [0.1, 0.9, 0.2], "predicted_doublet": [False, True, False]}
+    return pa.table(columns, schema=doublets.DOUBLETS_SCHEMA)
+
+
+def of_parts(path: Path) -> Any:
+    """What is read of a part of five cells, of another, and of one without scores."""
+    found = doublets.DoubletScores([path])
+    said = [found.of(part, 5) for part in ("p", "q", "r")]
+    return [np.nan_to_num(scores, nan=-1).tolist() for scores, _ in said], [p.tolist() for _, p in said], found.batches
 
 
 def twins() -> pa.RecordBatch:
@@ -138,6 +163,18 @@ CASES = [
         lambda path: quality.write_labels(path, labels(), {"cells": 2}),
         lambda path: (quality.read_labels(path)[0].to_pylist(), quality.read_labels(path)[1]["cells"]),
         (labels().to_pylist(), 2),
+    ),
+    Case(
+        versions.DOUBLETS,
+        "x.parquet",
+        lambda path: doublets.write_doublets(path, scored(), {"b": {"cells": 1}, "a": {"cells": 2}}),
+        lambda path: (doublets.read_doublets(path)[0].to_pylist(), *of_parts(path)),
+        (
+            scored().to_pylist(),
+            [[-1, 0.1, -1, -1, 0.9], [0.2, -1, -1, -1, -1], [-1] * 5],
+            [[False] * 4 + [True], [False] * 5, [False] * 5],
+            {"a": {"cells": 2}, "b": {"cells": 1}},
+        ),
     ),
     Case(
         versions.DUPLICATES,

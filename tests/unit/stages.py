@@ -19,6 +19,7 @@ from cellmill.genes.space import unify_genes
 from cellmill.genes.spec import GeneRules
 from cellmill.genes.statistics import measure_genes
 from cellmill.genes.variable import rank_genes
+from cellmill.quality.doublets import part_files, score_doublets
 from cellmill.quality.duplicates import find_duplicates
 from cellmill.quality.labels import read_labels
 from cellmill.quality.ledger import write_ledger
@@ -125,7 +126,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
     labels = label(folder, raws, dataset.label_rules)
     set_thresholds(made.files("quality.parquet"), labels=labels, spec=dataset.quality, out=made.thresholds)
-    decided = {"labels": labels, "thresholds": made.thresholds}
+    decided = {"labels": labels, "thresholds": made.thresholds, "doublets": score(made, raws, labels)}
     find_duplicates(made.files("quality.parquet"), **decided, spec=dataset.quality, out=made.duplicates)
     assign_splits(
         made.files("quality.parquet"),
@@ -136,7 +137,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     )
     if dataset.genes.min_cells:
         files |= {"gene_cells": made.files("gene_cells.parquet")}
-        count_cells(made, raws)
+        count_cells(made, raws, decided["doublets"])
     unify_genes(
         made.files("genes.parquet"), spec=dataset.genes, out=space, out_mapping=folder / "mapping.parquet", **files
     )
@@ -147,6 +148,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
             labels=made.file(part, "labels.parquet"),
             part_genes=made.file(part, "genes.parquet"),
             thresholds=made.thresholds,
+            doublets=decided["doublets"],
             duplicates=made.duplicates,
             splits=made.splits,
             space=space,
@@ -159,6 +161,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     write_ledger(
         made.files("cells.parquet"),
         labels=labels,
+        doublets=decided["doublets"],
         duplicates=made.duplicates,
         rules=dataset.cell_rules,
         out=made.ledger,
@@ -167,7 +170,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     return made
 
 
-def count_cells(made: Made, raws: dict[str, Path]) -> None:
+def count_cells(made: Made, raws: dict[str, Path], doublets: list[Path]) -> None:
     """``count_gene_cells`` of every part."""
     for part, raw in raws.items():
         count_gene_cells(
@@ -176,11 +179,31 @@ def count_cells(made: Made, raws: dict[str, Path]) -> None:
             labels=made.file(part, "labels.parquet"),
             part_genes=made.file(part, "genes.parquet"),
             thresholds=made.thresholds,
+            doublets=doublets,
             duplicates=made.duplicates,
             splits=made.splits,
             spec=made.dataset.quality,
             out=made.file(part, "gene_cells.parquet"),
         )
+
+
+def score(made: Made, raws: dict[str, Path], labels: list[Path]) -> list[Path]:
+    """``score_doublets`` of every share, where the dataset looks for doublets; the files."""
+    spec = made.dataset
+    quality, genes = made.files("quality.parquet"), made.files("genes.parquet")
+    parts = part_files(list(raws.values()), quality=quality, labels=labels, genes=genes)
+    files = []
+    for share in spec.doublet_shares:
+        files.append(made.folder / "doublets" / f"{share}.parquet")
+        score_doublets(
+            parts,
+            thresholds=made.thresholds,
+            spec=spec.doublet_rules,
+            share=int(share),
+            shares=len(spec.doublet_shares),
+            out=files[-1],
+        )
+    return files
 
 
 def measure_variable_genes(made: Made) -> None:

@@ -369,6 +369,18 @@ def test_a_split_that_cannot_be_is_named(root: Path, split: dict[str, Any], said
     assert_said(problems(root, heart)[0], f"config/datasets/heart.yaml, {said}")
 
 
+def test_a_doublet_score_of_ones_own_is_kept_unless_ours_takes_its_name(root: Path) -> None:
+    """Published atlases carry scanpy's columns; only where doublets are looked for would one be lost."""
+    write_raw(root / "a.h5ad", np.ones((2, 3), np.float32), obs={"donor_id": ["d", "e"], "doublet_score": [0.1, 0.2]})
+    heart = {"title": "Heart", "source": {"kind": "files", "files": {"0": "a.h5ad"}}, "exports": ["hf/cells"]}
+    heart |= {"columns": {"keep": ["doublet_score"]}}
+    assert load(root, heart).datasets["heart"].exported_columns == ["doublet_score"]
+    (problem,) = problems(root, heart | {"quality": {"doublets": {}}})
+    assert_said(problem, "config/datasets/heart.yaml, columns: 'doublet_score' is a column that cellmill itself writes")
+    ours = load(root, heart | {"columns": {}, "quality": {"doublets": {}}}).datasets["heart"]
+    assert ours.exported_columns == ["doublet_score", "predicted_doublet"]
+
+
 def test_the_column_of_rare_values_is_looked_up_and_stays(root: Path) -> None:
     """As every other column of the configuration."""
     heart = change(HEART, "quality.rare", {"column": "donor"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cellmill.contracts import ledger, quality, splits, subset, tokens, versions
+from cellmill.contracts import doublets, ledger, quality, splits, subset, tokens, versions
 from cellmill.keys import hash_strings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +163,7 @@ def test_the_formats_name_no_older_version():
         ("quality", quality.QUALITY_SCHEMA),
         ("labels", quality.LABELS_SCHEMA),
         ("splits", splits.SPLITS_SCHEMA),
+        ("doublets", doublets.DOUBLETS_SCHEMA),
         ("duplicates", splits.DUPLICATES_SCHEMA),
         ("ledger", ledger.LEDGER_SCHEMA),
         ("cells", quality.CELLS_SCHEMA),

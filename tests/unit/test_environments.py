@@ -23,7 +23,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-isal": "isal", "python-xxhash": "xxhash"}
 # Used where they are installed: hdf5plugin for compressions that h5py has not; deflate is faster than isal.
 OPTIONAL = {"hdf5plugin", "deflate"}
-USER_EXTRAS = {"workflow", "torch", "models", "cloud"}
+USER_EXTRAS = {"workflow", "torch", "models", "cloud", "doublets"}
 ASKED_FOR = {
     "snakemake",
     "snakemake-executor-plugin-slurm",

@@ -178,7 +178,7 @@ def test_without_it_the_bytes_are_the_same(tmp_path: Path) -> None:
     """`min_cells: 0` looks at no cell; genes of no cell stay."""
     raw = sparse_file(tmp_path)
     made = make(tmp_path / "m", {"0": raw})
-    count_cells(made, {"0": raw})
+    count_cells(made, {"0": raw}, [])
     out, out_mapping = tmp_path / "space.parquet", tmp_path / "mapping.parquet"
     cells = made.files("gene_cells.parquet")
     unify_genes(

@@ -126,7 +126,7 @@ def test_the_layout_names_every_file_of_a_run(finished: Project):
     base = finished.results("pbmc68k")
     files = [os.path.relpath(p, base) for p in base.rglob("*") if p.is_file()]
     assert [f for f in files if not any(p.match(f) for p in patterns.values())] == []
-    optional = tuple(re.findall(r"^- `([^`]+/)`: where ", text, flags=re.MULTILINE))
+    optional = tuple(re.findall(r"^- `([^`]+)`: where ", text, flags=re.MULTILINE))
     missing = [n for n, p in patterns.items() if not any(p.match(f) for f in files)]
     assert [n for n in missing if not n.startswith(optional)] == []
 

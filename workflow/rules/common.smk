@@ -30,6 +30,7 @@ wildcard_constraints:
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
     resource="|".join(map(re.escape, Ledger(LEDGER).names)),
+    share="[0-9]+",
 
 
 onstart:
@@ -99,7 +100,7 @@ def about(wildcards):
         "organism": spec.organism,
         "license": spec.license,
         "columns": plain(spec.columns),
-        "kept_columns": spec.kept_columns,
+        "kept_columns": spec.exported_columns,
         "split": plain(spec.split),
     }
 
@@ -142,6 +143,31 @@ def subset_table(wildcards):
     """What was drawn, where the dataset has a subset."""
     needed = dataset_of(wildcards).subset is not None
     return [f"results/{wildcards.dataset}/raw/subset.parquet"] if needed else []
+
+
+# --- cells
+
+
+def doublet_scores(wildcards):
+    """The scores of all batches, where the dataset looks for doublets."""
+    pattern = f"results/{wildcards.dataset}/quality/doublets/{{s}}.parquet"
+    return expand(pattern, s=dataset_of(wildcards).doublet_shares)
+
+
+def doublet_rules(wildcards):
+    """The rules of a dataset that looks for doublets."""
+    spec = dataset_of(wildcards)
+    if wildcards.share not in spec.doublet_shares:
+        raise WorkflowError(
+            f"No share {wildcards.share} of the batches of '{wildcards.dataset}', which has {len(spec.doublet_shares)}: "
+            "quality.doublets asks for doublets, and there is a share for each of up to 64 parts."
+        )
+    return spec.doublet_rules
+
+
+def doublet_memory(wildcards, attempt):
+    """In MB: what Scrublet makes of the largest batch that is allowed, dense matrices of its variable genes."""
+    return (2000 + doublet_rules(wildcards).doublets.max_batch_cells // 2) * attempt
 
 
 # --- genes
@@ -248,6 +274,14 @@ def umap_embedding(wildcards):
     names = PROJECT.embedders_of(wildcards.dataset)
     first = next((n for n in names if PROJECT.config.embedders[n].kind == "pca"), next(iter(names), None))
     return expand(f"results/{wildcards.dataset}/embedded/{first}/{{p}}.npy", p=parts_of(wildcards)) if first else []
+
+
+def figures(wildcards):
+    """The figures of the page."""
+    names = ["cells.svg", "quality.svg", "genes.svg", "umap.png"]
+    if dataset_of(wildcards).quality.doublets is not None:
+        names.append("doublets.svg")
+    return [f"results/{wildcards.dataset}/report/{name}" for name in names]
 
 
 def export_manifests(wildcards):

@@ -3,6 +3,7 @@
 #      results/{dataset}/quality/{part}.genes.parquet    what each column of the part is      contract: part_genes
 #      results/{dataset}/quality/{part}.labels.parquet   what its obs table says        contract: labels
 #      results/{dataset}/quality/thresholds.json         over all parts, per batch            contract: thresholds
+#      results/{dataset}/quality/doublets/{share}.parquet   scores of some batches, if asked for   contract: doublets
 #      results/{dataset}/quality/duplicates.parquet      cells of equal content               contract: duplicates
 #      results/{dataset}/quality/splits.parquet          groups, strata and their splits      contract: splits
 #      results/{dataset}/quality/ledger.parquet          where every cell went                contract: ledger
@@ -91,11 +92,39 @@ rule set_thresholds:
         "../scripts/set_thresholds.py"
 
 
+rule score_doublets:
+    input:
+        raw=per_part("results/{dataset}/raw/{part}.h5ad"),
+        quality=per_part("results/{dataset}/quality/{part}.parquet"),
+        labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
+        genes=per_part("results/{dataset}/quality/{part}.genes.parquet"),
+        thresholds="results/{dataset}/quality/thresholds.json",
+    output:
+        doublets="results/{dataset}/quality/doublets/{share}.parquet",
+    log:
+        "logs/score_doublets/{dataset}.{share}.log",
+    benchmark:
+        "benchmarks/score_doublets/{dataset}.{share}.jsonl"
+    conda:
+        "../envs/doublets.yaml"
+    threads: 1
+    resources:
+        mem_mb=doublet_memory,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        quality=lambda wildcards: plain(doublet_rules(wildcards)),
+        shares=lambda wildcards: len(dataset_of(wildcards).doublet_shares),
+        contract=str(versions.DOUBLETS),
+    script:
+        "../scripts/score_doublets.py"
+
+
 rule find_duplicates:
     input:
         quality=per_part("results/{dataset}/quality/{part}.parquet"),
         labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
         thresholds="results/{dataset}/quality/thresholds.json",
+        doublets=doublet_scores,
     output:
         duplicates="results/{dataset}/quality/duplicates.parquet",
     log:
@@ -120,6 +149,7 @@ rule assign_splits:
         quality=per_part("results/{dataset}/quality/{part}.parquet"),
         labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
         thresholds="results/{dataset}/quality/thresholds.json",
+        doublets=doublet_scores,
         duplicates="results/{dataset}/quality/duplicates.parquet",
         listed=lambda wildcards: list(dataset_of(wildcards).split.files.values()),
     output:
@@ -148,6 +178,7 @@ rule count_gene_cells:
         labels="results/{dataset}/quality/{part}.labels.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
+        doublets=doublet_scores,
         duplicates="results/{dataset}/quality/duplicates.parquet",
         splits="results/{dataset}/quality/splits.parquet",
     output:
@@ -158,7 +189,7 @@ rule count_gene_cells:
         "benchmarks/count_gene_cells/{dataset}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
@@ -202,6 +233,7 @@ rule process_part:
         labels="results/{dataset}/quality/{part}.labels.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
+        doublets=doublet_scores,
         duplicates="results/{dataset}/quality/duplicates.parquet",
         splits="results/{dataset}/quality/splits.parquet",
         space="results/{dataset}/genes/space.parquet",
@@ -230,6 +262,7 @@ rule write_ledger:
     input:
         cells=per_part("results/{dataset}/processed/{part}.cells.parquet"),
         labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
+        doublets=doublet_scores,
         duplicates="results/{dataset}/quality/duplicates.parquet",
     output:
         ledger="results/{dataset}/quality/ledger.parquet",

@@ -3,6 +3,7 @@
 #      results/{dataset}/report/cells.svg      where the cells went
 #      results/{dataset}/report/genes.svg      which genes vary
 #      results/{dataset}/report/umap.png       the cells, by label and split
+#      results/{dataset}/report/doublets.svg   scores of doublets, where the dataset looks for them
 #      results/{dataset}/report/index.html     one page with everything, for eyes
 
 
@@ -58,15 +59,37 @@ rule draw_report:
         "../scripts/draw_report.py"
 
 
+rule draw_doublets:
+    input:
+        doublets=doublet_scores,
+    output:
+        doublets=report(
+            "results/{dataset}/report/doublets.svg",
+            caption="../report/doublets.rst",
+            category="{dataset}",
+            labels={"figure": "Doublets"},
+        ),
+    log:
+        "logs/draw_doublets/{dataset}.log",
+    benchmark:
+        "benchmarks/draw_doublets/{dataset}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        contract=str(versions.REPORT),
+    script:
+        "../scripts/draw_doublets.py"
+
+
 rule write_report:
     input:
-        figures=[
-            "results/{dataset}/report/cells.svg",
-            "results/{dataset}/report/quality.svg",
-            "results/{dataset}/report/genes.svg",
-            "results/{dataset}/report/umap.png",
-        ],
+        figures=figures,
         manifests=export_manifests,
+        doublets=doublet_scores,
         ledger="results/{dataset}/quality/ledger.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
         genes="results/{dataset}/genes/genes.parquet",

@@ -9,6 +9,7 @@ with script.job(snakemake) as job:
         job.input.quality,
         labels=job.input.labels,
         thresholds=job.input.thresholds,
+        doublets=job.input.doublets,
         duplicates=job.input.duplicates,
         rules=CellRules(**job.params.rules),
         out=job.output.splits,

@@ -11,6 +11,7 @@ with script.job(snakemake) as job:
         labels=job.input.labels,
         part_genes=job.input.genes,
         thresholds=job.input.thresholds,
+        doublets=job.input.doublets,
         duplicates=job.input.duplicates,
         splits=job.input.splits,
         spec=Quality(**job.params.quality),

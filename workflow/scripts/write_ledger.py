@@ -8,6 +8,7 @@ with script.job(snakemake) as job:
     write_ledger(
         job.input.cells,
         labels=job.input.labels,
+        doublets=job.input.doublets,
         duplicates=job.input.duplicates,
         rules=CellRules(**job.params.rules),
         out=job.output.ledger,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RESERVED_COLUMNS = frozenset({"cell_id", "split", "genes", "counts", "input_ids", *METRICS})
 """Obs columns that cellmill writes itself."""
+DOUBLET_COLUMNS = ("doublet_score", "predicted_doublet")
+"""Obs columns that it writes where doublets are looked for; the names are scanpy's."""
 
 
 class CountsPart:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 
 import numba
@@ -14,6 +14,7 @@ import pyarrow as pa
 from cellmill.contracts import genes as contract
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as split_files
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.matrix.reader import CountsFile
 from cellmill.progress import progress
 from cellmill.quality.spec import Quality
@@ -46,6 +47,7 @@ def count_gene_cells(
     labels: str | PathLike[str],
     part_genes: str | PathLike[str],
     thresholds: str | PathLike[str],
+    doublets: Sequence[str | PathLike[str]],
     duplicates: str | PathLike[str],
     splits: str | PathLike[str],
     spec: Quality,
@@ -62,6 +64,7 @@ def count_gene_cells(
         quality_files.read_labels(labels)[0],
         part=facts["part"],
         thresholds=quality_files.read_thresholds(thresholds),
+        doublets=DoubletScores(doublets).of(facts["part"], measured.num_rows)[1],
         duplicates=duplicates,
         spec=spec,
         rare=set(split_files.read_splits(splits)[1]["rare"]),

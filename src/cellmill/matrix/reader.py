@@ -213,7 +213,8 @@ class CountsFile:
         indptr = self._pointers(n)
         with decoding(self.threads) as pool:
             data, indices = (self._vector(name, pool) for name in ("data", "indices"))
-            ahead = (b for b in planned_blocks(indptr, rows) if wanted is None or wanted[b[0] : b[1]].any())
+            planned = planned_blocks(indptr, rows)
+            ahead = (b for b in planned if wanted is None or wanted[b[0] : b[1]].any())
             block = next(ahead, None)
             while block is not None:
                 start, stop = block

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as contract
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.errors import CellmillError
 from cellmill.files import scratch
 from cellmill.keys import hash_strings
@@ -27,6 +28,7 @@ def find_duplicates(
     *,
     labels: Sequence[str | PathLike[str]],
     thresholds: str | PathLike[str],
+    doublets: Sequence[str | PathLike[str]] = (),
     spec: Quality,
     out: str | PathLike[str],
 ) -> None:
@@ -40,14 +42,14 @@ def find_duplicates(
     Raises:
         CellmillError: there are twins, and the rule is ``error``.
     """
-    bounds = quality_files.read_thresholds(thresholds)
+    bounds, scores = quality_files.read_thresholds(thresholds), DoubletScores(doublets)
     n_buckets = 1 << max(0, (bounds["cells"] // CELLS_AT_ONCE).bit_length())
     names: list[str] = []
     facts: dict[str, Any] = {"contents": 0, "cells": 0, "min_counts": spec.duplicates.min_counts}
     with scratch(out) as folder:
         buckets = [folder / f"{i}.cells" for i in range(n_buckets)]
         for number, (path, labels_path) in enumerate(zip(parts, labels, strict=True)):
-            cells, name = _comparable(path, labels_path, number, bounds, spec)
+            cells, name = _comparable(path, labels_path, number, bounds, scores, spec)
             names.append(name)
             bucket = (cells["content_1"] >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)
             for i in np.unique(bucket):
@@ -57,13 +59,19 @@ def find_duplicates(
 
 
 def _comparable(
-    path: str | PathLike[str], labels: str | PathLike[str], number: int, bounds: dict[str, Any], spec: Quality
+    path: str | PathLike[str],
+    labels: str | PathLike[str],
+    number: int,
+    bounds: dict[str, Any],
+    scores: DoubletScores,
+    spec: Quality,
 ) -> tuple[np.ndarray, str]:
     """Cells of a part that are compared, as records; and the part's name."""
     wanted = list(dict.fromkeys(["cell_id", *measured_columns(spec), "content_1", "content_2"]))
     table, facts = quality_files.read_quality(path, columns=wanted)
     filtered = filter_reasons(quality_files.read_labels(labels, columns=["filter"])[0])
-    kept = cell_outcomes(table, filtered=filtered, spec=spec, thresholds=bounds) == KEPT
+    _, doublets = scores.of(facts["part"], table.num_rows)
+    kept = cell_outcomes(table, filtered=filtered, spec=spec, thresholds=bounds, doublets=doublets) == KEPT
     rows = np.flatnonzero(kept & (table["total_counts"].to_numpy() >= spec.duplicates.min_counts))
     cells = np.empty(len(rows), _CELL)
     for column in ("content_1", "content_2"):

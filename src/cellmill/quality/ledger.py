@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from cellmill.contracts import ledger as contract
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as split_files
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.errors import CellmillError
-from cellmill.quality.spec import CellRules
+from cellmill.quality.spec import CellRules, Doublets
 from cellmill.quality.thresholds import KEPT
 
 
@@ -23,6 +24,7 @@ def write_ledger(
     cells: Sequence[str | PathLike[str]],
     *,
     labels: Sequence[str | PathLike[str]],
+    doublets: Sequence[str | PathLike[str]] = (),
     duplicates: str | PathLike[str],
     rules: CellRules,
     out: str | PathLike[str],
@@ -65,6 +67,7 @@ def write_ledger(
         "groups_across_splits": 0,
         "gene_counts_dropped": dict(sorted(lost.items())),
         **_draw(draws),
+        **({"doublets": _doublets(doublets, rules.quality.doublets)} if rules.quality.doublets is not None else {}),
     }
     rows.sort(key=lambda row: (row[0], row[1], row[2], row[3] or ""))
     arrays = [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(contract.LEDGER_SCHEMA)]
@@ -85,6 +88,17 @@ def _draw(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counted = {"found": found, "drawn": drawn, "not_drawn": found - dropped.total() - drawn}
     rules = {key: parts[0]["rules"][key] for key in ("stratify", "proportions", "seed")}
     return {"subset": {**counted, "dropped": dict(sorted(dropped.items())), **rules}}
+
+
+def _doublets(files: Sequence[str | PathLike[str]], rules: Doublets) -> dict[str, Any]:
+    """Batches by what became of them, and the cells that were scored and predicted."""
+    batches = DoubletScores(files).batches.values()
+    return {
+        "rule": rules.rule,
+        "batches": dict(sorted(Counter(b["outcome"] for b in batches).items())),
+        "scored": sum(b.get("scored", 0) for b in batches),
+        "predicted": sum(b.get("predicted", 0) for b in batches),
+    }
 
 
 def account(ledger: str | PathLike[str]) -> dict[str, Any]:

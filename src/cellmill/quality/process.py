@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -16,6 +17,8 @@ import scipy.sparse as sp
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import quality as contract
 from cellmill.contracts import splits as split_files
+from cellmill.contracts.counts import DOUBLET_COLUMNS
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.contracts.versions import CELLS, COUNTS
 from cellmill.errors import CellmillError
 from cellmill.files import replacing
@@ -36,6 +39,7 @@ def process_part(
     labels: str | PathLike[str],
     part_genes: str | PathLike[str],
     thresholds: str | PathLike[str],
+    doublets: Sequence[str | PathLike[str]] = (),
     duplicates: str | PathLike[str],
     splits: str | PathLike[str],
     space: str | PathLike[str],
@@ -60,8 +64,16 @@ def process_part(
     )
     said, (decided, decisions) = contract.read_labels(labels)[0], split_files.read_splits(splits)
     rare = set(decisions["rare"])
+    scores = DoubletScores(doublets).of(part, measured.num_rows)
     outcome = part_outcomes(
-        measured, said, part=part, thresholds=bounds, duplicates=duplicates, spec=rules.quality, rare=rare
+        measured,
+        said,
+        part=part,
+        thresholds=bounds,
+        doublets=scores[1],
+        duplicates=duplicates,
+        spec=rules.quality,
+        rare=rare,
     )
     keep = outcome == KEPT
     ids = measured["cell_id"]
@@ -72,6 +84,9 @@ def process_part(
             )
         split = splits_of(ids, said, keep, decided, rules.split)
         obs = _kept_obs(file, measured, keep, split, rules, rare)
+        if rules.quality.doublets is not None:
+            for column, values in zip(DOUBLET_COLUMNS, scores, strict=True):
+                obs[column] = values[keep]
         with replacing(out) as aside:
             writer = H5adWriter(aside, n_genes=len(gene_space), dtype=np.dtype(bounds["counts_dtype"]), threads=threads)
             try:

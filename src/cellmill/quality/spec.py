@@ -47,6 +47,48 @@ class Duplicates(Spec):
     """Cells with fewer counts are not compared: they are equal by chance."""
 
 
+class Doublets(Spec):
+    """Cells that are probably two, by Scrublet (Wolock et al. 2019, `scanpy.pp.scrublet`), one batch at a time.
+
+    Judged are the cells that no filter, bound or threshold drops. A batch is what `columns.batch` says: take a lane or
+    library. Where none is named, the whole dataset is one batch. All cells of a batch are in memory at once.
+    """
+
+    rule: Literal["report", "drop"] = "report"
+    """`report`: predicted doublets stay, and are counted; `drop`: they are dropped. Either way cells carry
+    `doublet_score` and `predicted_doublet` into every export."""
+    expected_rate: float = Field(default=0.05, gt=0, lt=1)
+    """The share of doublets that is expected, from the number of cells loaded."""
+    sim_ratio: float = Field(default=2.0, ge=0.5, le=10)
+    """Simulated doublets per cell."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Cells with a higher score are predicted doublets. `null`: between the two modes of the simulated scores of the
+    batch; where there are no two modes, none of its cells is predicted, and the report says so. Look at its figure
+    before you drop: in a batch of one type of cells the threshold says little."""
+    n_components: PositiveInt = 30
+    """Principal components in which neighbors are found."""
+    min_batch_cells: PositiveInt = 100
+    """A batch with fewer cells is not judged: all of its cells stay."""
+    max_batch_cells: PositiveInt = 20_000
+    """A batch with more cells is an error; the memory that jobs ask for grows with it."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Which doublets are simulated."""
+
+    @model_validator(mode="after")
+    def _batches_can_be_judged(self) -> Doublets:
+        if self.n_components >= self.min_batch_cells:
+            raise ValueError(
+                f"min_batch_cells {self.min_batch_cells} must be above n_components {self.n_components}: "
+                "fewer cells have not so many components"
+            )
+        if self.max_batch_cells < self.min_batch_cells:
+            raise ValueError(
+                f"max_batch_cells {self.max_batch_cells} is below min_batch_cells {self.min_batch_cells}: "
+                "no batch could be judged"
+            )
+        return self
+
+
 class Rare(Spec):
     """What becomes of values of an obs column that few kept cells have."""
 
@@ -63,7 +105,8 @@ class Rare(Spec):
 class Quality(Spec):
     """Which cells are kept. Every rule is optional; what is dropped is counted by its first reason.
 
-    The order of the reasons: filters, hard bounds, deviations from the median, duplicates, rare categories.
+    The order of the reasons: filters, hard bounds, deviations from the median, doublets, duplicates, rare
+    categories.
     """
 
     filters: list[Filter] = []
@@ -94,6 +137,8 @@ class Quality(Spec):
     Of `pct_counts_mt` and of the gene sets of `genes.sets`, only too much is bad."""
     min_batch_cells: PositiveInt = 50
     """A batch with fewer cells takes the thresholds of the whole dataset."""
+    doublets: Doublets | None = None
+    """Cells that are probably two. `null`: they are not looked for."""
     duplicates: Duplicates = Duplicates()
     """Cells that have the same counts in every gene."""
     rare: Rare | None = None

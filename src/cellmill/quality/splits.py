@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from cellmill import keys
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as contract
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.errors import CellmillError, nearest
 from cellmill.files import scratch
 from cellmill.quality.select import Spill, group_sizes, select
@@ -32,6 +33,7 @@ def assign_splits(
     *,
     labels: Sequence[str | PathLike[str]],
     thresholds: str | PathLike[str],
+    doublets: Sequence[str | PathLike[str]] = (),
     duplicates: str | PathLike[str],
     rules: CellRules,
     out: str | PathLike[str],
@@ -52,13 +54,13 @@ def assign_splits(
     """
     spec = rules.split
     is_subset = any("subset" in quality_files.read_labels(path, columns=[])[1] for path in labels)
-    bounds = quality_files.read_thresholds(thresholds)
+    bounds, scores = quality_files.read_thresholds(thresholds), DoubletScores(doublets)
     listed = explicit_groups(spec)
     n_listed = len(listed)
 
     def cells(rare: frozenset[str]) -> Iterator[tuple[pa.Table, np.ndarray]]:
         for path, labels_path in zip(parts, labels, strict=True):
-            yield _decided(path, labels_path, bounds, duplicates, rules, rare)
+            yield _decided(path, labels_path, bounds, scores, duplicates, rules, rare)
 
     categories: Counter[str] = Counter()
     if rules.quality.rare is not None:
@@ -103,6 +105,7 @@ def _decided(
     quality: str | PathLike[str],
     labels: str | PathLike[str],
     bounds: dict[str, Any],
+    scores: DoubletScores,
     duplicates: str | PathLike[str],
     rules: CellRules,
     rare: frozenset[str],
@@ -111,7 +114,14 @@ def _decided(
     table, facts = quality_files.read_quality(quality, columns=["cell_id", *measured_columns(rules.quality)])
     said, _ = quality_files.read_labels(labels)
     outcome = part_outcomes(
-        table, said, part=facts["part"], thresholds=bounds, duplicates=duplicates, spec=rules.quality, rare=rare
+        table,
+        said,
+        part=facts["part"],
+        thresholds=bounds,
+        doublets=scores.of(facts["part"], table.num_rows)[1],
+        duplicates=duplicates,
+        spec=rules.quality,
+        rare=rare,
     )
     return said.append_column("cell_id", table["cell_id"]), outcome == KEPT
 
@@ -122,12 +132,14 @@ def part_outcomes(
     *,
     part: str,
     thresholds: dict[str, Any],
+    doublets: np.ndarray,
     duplicates: str | PathLike[str],
     spec: Quality,
     rare: frozenset[str] | set[str],
 ) -> np.ndarray:
     """Outcome (cells,) of a part by all rules: ``kept`` or the first reason why not."""
-    outcome = cell_outcomes(measured, filtered=filter_reasons(labels), spec=spec, thresholds=thresholds)
+    filtered = filter_reasons(labels)
+    outcome = cell_outcomes(measured, filtered=filtered, spec=spec, thresholds=thresholds, doublets=doublets)
     if spec.duplicates.rule == "drop":
         twins, _ = contract.read_duplicates(duplicates, part)
         copies = np.zeros(len(outcome), bool)

@@ -262,8 +262,18 @@ def fixed_outcome(table: pa.Table, spec: Quality, filtered: np.ndarray) -> np.nd
     return outcome
 
 
-def cell_outcomes(table: pa.Table, *, filtered: np.ndarray, spec: Quality, thresholds: dict[str, Any]) -> np.ndarray:
-    """Outcome (cells,) of quality rows: ``kept``, or the first reason why not, such as ``high pct_counts_mt``."""
+def cell_outcomes(
+    table: pa.Table,
+    *,
+    filtered: np.ndarray,
+    spec: Quality,
+    thresholds: dict[str, Any],
+    doublets: np.ndarray | None = None,
+) -> np.ndarray:
+    """Outcome (cells,) of quality rows: ``kept``, or the first reason why not, such as ``high pct_counts_mt``.
+
+    ``doublets`` (cells,) is boolean: the predicted ones; None: they are not looked for, or not yet.
+    """
     outcome = fixed_outcome(table, spec, filtered)
     batches = table["batch"].to_numpy(zero_copy_only=False)
     for name in pc.unique(table["batch"]).to_pylist():
@@ -276,6 +286,8 @@ def cell_outcomes(table: pa.Table, *, filtered: np.ndarray, spec: Quality, thres
             if bound["lower"] is not None:
                 drop(outcome, mine & (values < bound["lower"]), f"low {metric}")
             drop(outcome, mine & (values > bound["upper"]), f"high {metric}")
+    if doublets is not None and spec.doublets is not None and spec.doublets.rule == "drop":
+        drop(outcome, doublets, "doublet")
     return outcome
 
 

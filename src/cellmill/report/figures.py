@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,11 +19,11 @@ from cellmill.contracts import quality as quality_files
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import CELLS, QUALITY
 from cellmill.errors import CellmillError
-from cellmill.files import replacing
 from cellmill.keys import hash_strings
 from cellmill.quality.ledger import account
 from cellmill.quality.names import METRICS, bounded_metric, in_order, metric_title
 from cellmill.quality.thresholds import KEPT
+from cellmill.report.drawing import DROPPED_COLOR, GREY, INK, KEPT_COLOR, PALE, new_figure, save, shown, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,36 +40,12 @@ LABELS_SHOWN = 20
 GENES_NAMED = 10
 BINS = 60
 
-# Okabe and Ito's colours, which stay apart for colour-blind eyes.
-INK, GREY, PALE = "#222222", "#767676", "#c8c8c8"
-KEPT_COLOR, DROPPED_COLOR = "#0072b2", "#d55e00"
 SPLIT_COLORS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#332288", "#882255", "#999933")
 # Twenty colours cannot all stay apart for everyone: the UMAP numbers its labels, too.
 LABEL_COLORS = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#332288", "#882255", "#117733"),
     *("#999933", "#44aa99", "#cc6677", "#aa4499", "#661100", "#88ccee", "#ddcc77", "#6699cc", "#4b0092", "#1a1a1a"),
 )
-RC: dict[Any, Any] = {
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "text.parse_math": False,  # a label may have a '$'
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
-    "svg.hashsalt": "cellmill",
-}
 
 
 @dataclass(frozen=True)
@@ -111,46 +86,11 @@ def draw_report(made: DrawnFrom, *, label: str | None, splits: Sequence[str], ou
     Time: about 15 s, of which most is umap-learn's compilation.
     """
     ledger = account(made.ledger)
-    with _style():
-        _save(_quality(made, ledger["dropped"]), out.quality, "svg")
-        _save(_cells(ledger, splits), out.cells, "svg")
-        _save(_genes(*gene_files.read_genes(made.genes)), out.genes, "svg")
-        _save(_umap(made, label, splits, ledger["kept"]), out.umap, "png")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our settings alone: neither the user's matplotlibrc nor an earlier figure shows."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script our font does not have
-        matplotlib.rcdefaults()
-        for name, value in RC.items():
-            matplotlib.rcParams[name] = value
-        yield
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: File, format_: str) -> None:
-    """Write a figure without the date, the program's name and its version."""
-    unsaid = ("Software",) if format_ == "png" else ("Date", "Creator", "Format", "Type")
-    with replacing(path) as aside:
-        figure.savefig(aside, format=format_, dpi=150, metadata=dict.fromkeys(unsaid))
-
-
-def shown(text: object, longest: int = 30) -> str:
-    """A name as it fits into a figure: printable, and cut where it is long."""
-    name = "".join(c if c.isprintable() else " " for c in str(text)).strip()
-    return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
+    with style():
+        save(_quality(made, ledger["dropped"]), out.quality, "svg")
+        save(_cells(ledger, splits), out.cells, "svg")
+        save(_genes(*gene_files.read_genes(made.genes)), out.genes, "svg")
+        save(_umap(made, label, splits, ledger["kept"]), out.umap, "png")
 
 
 # --- quality
@@ -170,7 +110,7 @@ def _quality(made: DrawnFrom, dropped: dict[str, int]) -> Figure:
     bounds = _bounds(thresholds, dropped)
     histograms = _histograms(made.quality, made.cells, bounds)
     rows = -(-len(bounds) // 2)
-    figure = _figure(10, 0.6 + 2.9 * rows)
+    figure = new_figure(10, 0.6 + 2.9 * rows)
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for ax in axes[len(bounds) :]:
         ax.remove()
@@ -339,7 +279,7 @@ def _cells(ledger: dict[str, Any], splits: Sequence[str]) -> Figure:
         cells = ledger["splits"].get(split, 0)
         bars.append((split, start, cells, SPLIT_COLORS[number % len(SPLIT_COLORS)]))
         start += cells
-    figure = _figure(10, 0.5 + 0.42 * len(bars))
+    figure = new_figure(10, 0.5 + 0.42 * len(bars))
     ax = figure.subplots()
     for row, (_, begin, cells, color) in enumerate(bars):
         ax.barh(row, cells, left=begin, color=color, height=0.72)
@@ -382,7 +322,7 @@ def _genes(genes: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     dispersion, mean = genes["variability"].to_numpy(), genes["mean"].to_numpy()
     drawn = np.isfinite(dispersion) & (mean > 0)
     variable = drawn & genes["variable"].to_numpy()
-    figure = _figure(10, 5.2)
+    figure = new_figure(10, 5.2)
     ax = figure.subplots()
     ax.set_xscale("log")
     groups = (
@@ -476,7 +416,7 @@ def _umap(made: DrawnFrom, label: str | None, splits: Sequence[str], kept: int) 
     layout = _layout(sample.vectors)
     panels = [] if label is None else [_by_label(sample, names, label)]
     panels.append(_by_split(sample, splits))
-    figure = _figure(6.6 * len(panels), 5.2)
+    figure = new_figure(6.6 * len(panels), 5.2)
     size = float(np.clip(9_000 / n, 1.5, 26))
     for ax, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels, strict=True):
         _points(ax, layout, groups, size)
@@ -487,7 +427,7 @@ def _umap(made: DrawnFrom, label: str | None, splits: Sequence[str], kept: int) 
 
 
 def _words(text: str) -> Figure:
-    figure = _figure(10, 2)
+    figure = new_figure(10, 2)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=GREY, linespacing=1.6)
     return figure
 

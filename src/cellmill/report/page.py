@@ -22,6 +22,7 @@ from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import subset as subset_files
+from cellmill.contracts.doublets import DoubletScores
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
 from cellmill.exports.export import drawn_from, gene_names, name_rows
@@ -42,6 +43,11 @@ CAPTIONS = {
         "Every raw cell, stacked: kept and dropped. Lines are thresholds over the whole dataset, dashed lines are "
         "fixed bounds; where there are several batches, ticks at the top are those of each batch, by which its "
         "cells are judged.",
+    ),
+    "doublets": (
+        "Doublets.",
+        "Scores of the cells of each batch (filled) and of doublets simulated from them (line); cells beyond the "
+        "dashed threshold are predicted doublets.",
     ),
     "genes": (
         "Variable genes.",
@@ -75,6 +81,8 @@ class WrittenFrom:
     """``config.json``: the resolved configuration."""
     subset: Sequence[File] = ()
     """``raw/subset.parquet``, of a dataset that has a subset."""
+    doublets: Sequence[File] = ()
+    """Doublet scores, where the dataset looks for them."""
 
 
 def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequence[str], out: File) -> None:
@@ -117,6 +125,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "n_batches": len(batches),
         "checked": checked,
         "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),
+        "doublets": _doublets(DoubletScores(made.doublets)) if "doublets" in checked else None,
         "exports": [_export(said, dataset) for said in exports],
         "tokenizers": _tokenizers(exports, config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
@@ -237,6 +246,26 @@ def _gene_sets(said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, found in said.items()
     ]
+
+
+# --- doublets
+
+
+def _doublets(scores: DoubletScores) -> dict[str, Any]:
+    """Rows for at most ``BATCHES_SHOWN`` batches: those that were not judged, then by the share that is predicted."""
+    rows = [
+        {
+            "name": name,
+            "cells": batch["cells"],
+            "outcome": f"{batch['outcome']}: {batch['why']}" if "why" in batch else batch["outcome"],
+            "threshold": "–" if batch.get("threshold") is None else f"{batch['threshold']:.3f}",
+            "predicted": batch.get("predicted", 0),
+            "scored": batch.get("scored", 0),
+        }
+        for name, batch in scores.batches.items()
+    ]
+    rows.sort(key=lambda r: (r["outcome"] == "judged", -r["predicted"] / max(r["scored"], 1), r["name"]))
+    return {"rows": rows[:BATCHES_SHOWN], "more": max(0, len(rows) - BATCHES_SHOWN)}
 
 
 # --- exports and tokenizers
