@@ -17,7 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from cellmill.contracts import embedding, genes, ledger, manifest, quality, splits, tokens, versions, vocabulary
+from cellmill.contracts import (
+    embedding,
+    flat_vocabulary,
+    genes,
+    ledger,
+    manifest,
+    quality,
+    splits,
+    tokens,
+    versions,
+    vocabulary,
+)
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import Contract
 from cellmill.errors import CellmillError
@@ -192,6 +203,13 @@ CASES = [
         lambda path: genes.write_genes(path, GENE_TABLE, {"train_cells": 5}),
         lambda path: (genes.read_genes(path)[0]["gene_id"].tolist(), genes.read_genes(path)[1]["train_cells"]),
         (["a", "b"], 5),
+    ),
+    Case(
+        versions.FLAT_VOCABULARY,
+        "x.parquet",
+        lambda path: flat_vocabulary.write(path, {"<pad>": 0, "ü": 1}, {"made_by": "a test"}, force=False),
+        flat_vocabulary.read,
+        {"<pad>": 0, "ü": 1},
     ),
     Case(
         versions.VOCABULARY,

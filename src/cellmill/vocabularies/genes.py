@@ -33,14 +33,11 @@ def read_genes(path: str | PathLike[str], *, column: str | None = None) -> GeneN
     Raises:
         CellmillError: not readable, no such column, or a name that is none: missing, or like a special token.
     """
-    import numpy as np
-
     found = _read(Path(path), column)
     wrong = [name for name in found.names if SPECIAL.fullmatch(name) or name != name.strip()]
     if wrong or not found.names:
         what = f"{len(wrong)} of {len(found.names)} names are no genes" + (f" ('{wrong[0]}')." if wrong else ".")
         raise CellmillError(found.path, what, "Give names of genes; special tokens are named by themselves.")
-    assert found.cells is None or np.shape(found.cells) == np.shape(found.names)
     return found
 
 
@@ -57,6 +54,9 @@ def _read(path: Path, column: str | None) -> GeneNames:
         if not there:
             raise CellmillError(path, f"has neither {files[0]} nor {files[1].name}.", "Name a folder of results/.")
         path = there[0]
+    if path.suffix in (".json", ".pkl"):
+        fix = "Use it with: cellmill vocab extend, or merge."
+        raise CellmillError(path, "is a vocabulary by its name, not a source of genes.", fix)
     if path.suffix == ".parquet":
         return _parquet(path, column)
     if column is None:
@@ -77,15 +77,15 @@ def _parquet(path: Path, column: str | None) -> GeneNames:
     from cellmill.contracts import genes as files
 
     try:
-        schema = pq.read_schema(path)
+        said = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise CellmillError(path, f"not readable as Parquet ({error}).", "Delete it, or get it again.") from error
-    if b"cellmill" not in (schema.metadata or {}):
+    if b"cellmill" not in (said.metadata or {}):
         return GeneNames(path, _column(path, pq.read_table(path).to_pandas(), column, index=False))
-    if "n_cells" in schema.names:
-        genes, _ = files.read_genes(path)
-        return GeneNames(path, genes["gene_id"].tolist(), genes["n_cells"].tolist())
-    return GeneNames(path, files.read_space(path)["gene_id"].tolist())
+    if "n_cells" not in said.schema.names:
+        return GeneNames(path, files.read_space(path)["gene_id"].tolist())
+    genes, _ = files.read_genes(path)
+    return GeneNames(path, genes["gene_id"].tolist(), genes["n_cells"].tolist())
 
 
 def _column(path: Path, table: pd.DataFrame, column: str | None, *, index: bool) -> list[str]:
