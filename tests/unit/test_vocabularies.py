@@ -20,7 +20,7 @@ from cellmill.contracts import flat_vocabulary as files
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.vocabularies import BuildRules, NameRules, load_tokens
-from cellmill.vocabularies.check import JUNK, kinds, name_problems, problems
+from cellmill.vocabularies.check import JUNK, is_name, kinds, name_problems, problems
 from cellmill.vocabularies.diff import diff
 from cellmill.vocabularies.genes import read_genes
 from cellmill.vocabularies.grow import grown
@@ -272,6 +272,7 @@ def test_a_folder_without_statistics_gives_its_gene_space(tmp_path: Path):
     [
         ("x.txt", "a\n<pad>\n", r"1 of 2 names are no genes \('<pad>'\)"),
         ("x.txt", "", r"is empty"),
+        ("x.txt", "a\x00b\n", r"1 of 1 names are no genes \('a\\x00b'\)"),
         ("x.json", '{"a": 0}', r"is a vocabulary by its name.*vocab extend, or merge"),
         ("x.parquet", "no", r"not readable as Parquet"),
         ("x.h5ad", "no", r"x\.h5ad: "),
@@ -437,7 +438,11 @@ def test_a_harmful_pickle_is_refused_and_not_run(tmp_path: Path, place: str):
         ("x.json", '{"a": 0.0}', r"no whole number"),
         ("x.json", '{"a": true}', r"no whole number"),
         ("x.json", '{"a": [0]}', r"no whole number"),
-        ("x.json", '{" a": 0, "": 1}', r"2 tokens are empty or have spaces around them \(' a', ''\)"),
+        (
+            "x.json",
+            '{" a": 0, "": 1, "\\ud800": 2, "a\\nb": 3}',
+            r"4 tokens are empty, not printable or have spaces around them \(' a', '', '\\ud800', …\)",
+        ),
         ("x.json", "{}", r"It has no token"),
         ("x.json", "[1]", r"found a list, expected \{token: id\}"),
         ("x.json", '{"a": 0', r"not readable"),
@@ -469,21 +474,20 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path, name: str, content: st
         load_tokens(path)
 
 
-@given(st.dictionaries(st.text(min_size=1).filter(lambda t: t == t.strip()), st.integers(-2, 9), min_size=1))
+@given(st.dictionaries(st.text(min_size=1).filter(is_name), st.integers(-2, 9), min_size=1))
 def test_problems_are_exactly_those_of_no_bijection(values: dict[str, int]):
     """No problem means: ids are 0 to n - 1, each once."""
     assert (problems(values) == []) == (sorted(values.values()) == list(range(len(values))))
 
 
-@given(st.lists(st.text(min_size=1).filter(lambda t: t == t.strip() and "\r" not in t), min_size=1, unique=True))
-def test_any_tokens_survive_json_and_parquet(tmp_path_factory: pytest.TempPathFactory, names: list[str]):
+@given(st.lists(st.text(min_size=1).filter(is_name), min_size=1, unique=True))
+def test_any_tokens_survive_every_format(tmp_path_factory: pytest.TempPathFactory, names: list[str]):
     """Whatever characters they have."""
     tokens = {name: i for i, name in enumerate(names)}
     folder = tmp_path_factory.mktemp("any")
-    for suffix in (".json", ".parquet"):
-        if not any("\ud800" <= c <= "\udfff" for c in "".join(names)):
-            files.write(folder / f"x{suffix}", tokens, {}, force=False)
-            assert load_tokens(folder / f"x{suffix}") == tokens
+    for suffix in files.WRITABLE:
+        files.write(folder / f"x{suffix}", tokens, {}, force=False)
+        assert load_tokens(folder / f"x{suffix}") == tokens
 
 
 # Provenance

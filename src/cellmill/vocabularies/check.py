@@ -34,7 +34,9 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         return ["It has no token."]
     said = [
         _said("tokens have no whole number as id", [f"{t!r}: {i!r}" for t, i in values.items() if type(i) is not int]),
-        _said("tokens are empty or have spaces around them", [repr(t) for t in values if t != t.strip() or not t]),
+        _said(
+            "tokens are empty, not printable or have spaces around them", [repr(t) for t in values if not is_name(t)]
+        ),
     ]
     ids = [i for i in values.values() if type(i) is int]
     if len(ids) == len(values):
@@ -43,6 +45,11 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         said.append(_said("tokens share an id", [f"{t} ({i})" for t, i in values.items() if i in twice]))
         said.append(_said(f"ids of 0 to {len(values) - 1} are missing", [str(i) for i in missing]))
     return [s for s in said if s]
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be a token or a gene: it is seen as it is, on one line."""
+    return bool(text) and text.isprintable() and text == text.strip()
 
 
 def name_problems(tokens: Iterable[str], *, versions: str = "error", case: str = "error") -> list[str]:

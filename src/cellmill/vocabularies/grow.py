@@ -10,7 +10,7 @@ from cellmill.vocabularies.check import JUNK
 def grown(
     tokens: Mapping[str, int], new: Iterable[str], *, pad_to_multiple_of: int = 1, reuse_junk: bool = False
 ) -> dict[str, int]:
-    """``tokens`` (ids 0 to n - 1) and the ``new`` ones that it does not have, in their order, then junk.
+    """``tokens`` (ids 0 to n - 1) and the ``new`` ones that it does not have (none is junk), in their order, then junk.
 
     Every token of ``tokens`` keeps its id; with ``reuse_junk``, junk tokens give theirs to new ones, the lowest first.
     Growing again by the same names changes nothing.

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cellmill.spec import Name, PositiveInt, Spec
 
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 """Special tokens where no other are asked for, as of Tahoe-x1; they come first."""
+
+
+def _no_junk(token: str) -> str:
+    if token.startswith("<junk"):
+        raise ValueError(f"'{token}' is junk, which pad_to_multiple_of asks for")
+    return token
 
 
 class NameRules(Spec):
@@ -26,7 +32,7 @@ class NameRules(Spec):
 class BuildRules(NameRules):
     """How gene names become a vocabulary."""
 
-    special: list[Annotated[str, Field(pattern=r"^(<[^<>\s]+>|\[[A-Z]+\])$")]] | None = None
+    special: list[Annotated[str, Field(pattern=r"^(<[^<>\s]+>|\[[A-Z]+\])$"), AfterValidator(_no_junk)]] | None = None
     """Special tokens, which come first. `null`: `<pad>`, `<cls>`, `<eoc>`; where one is extended, its own."""
     order: Literal["lexicographic", "as_found"] = "lexicographic"
     """Order of the new genes: `lexicographic`, as Tahoe-x1's, or `as_found`, source after source."""
