@@ -489,6 +489,7 @@ def test_a_vocabulary_is_made_in_runs_that_have_its_datasets(root: Path) -> None
     ("values", "said"),
     [
         ({"datasets": ["haert"]}, "datasets: no file config/datasets/haert.yaml. There: heart. Did you mean 'heart'?"),
+        ({"datasets": ["heart", "heart"]}, "datasets: a dataset stands there twice. Name each once."),
         ({"datasets": []}, "datasets: List should have at least 1 item"),
         ({"extends": "old.json"}, "extends: no vocabulary or file 'old.json'. There: .*token_dictionary_gc95M.pkl"),
         ({"extends": "v"}, "extends: in the end it extends itself (v -> v)."),

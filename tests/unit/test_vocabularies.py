@@ -157,6 +157,29 @@ def test_genes_of_few_cells_stay_out(tmp_path: Path):
     assert not (tmp_path / "c.json").exists()
 
 
+def test_a_source_twice_is_an_error(tmp_path: Path):
+    """Its cells would be counted twice."""
+    a = _genes_file(tmp_path / "a.parquet", {"x": 3})
+    with pytest.raises(CellmillError, match=r"a\.parquet: stands there twice\. Name every source once"):
+        make(tmp_path, a, a, min_cells=5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "warned"),
+    [("ENSG00000000003", "TP53", True), ("ENSG00000000003", "ENSG00000000005", False), ("TP53", "ACTB", False)],
+)
+def test_two_kinds_of_names_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, second: str, warned: bool
+):
+    """Ensembl ids and symbols, in two sources or in a vocabulary and a source."""
+    a, b = genes(tmp_path / "a.txt", first), genes(tmp_path / "b.txt", second)
+    make(tmp_path, a, b)
+    assert ("the same gene may have two tokens" in caplog.text) == warned
+    caplog.clear()
+    make(tmp_path, b, extends=make(tmp_path, a, name="old.json"), name="new.json")
+    assert ("new.json: Ensembl ids and symbols come together" in caplog.text) == warned
+
+
 # Names
 
 VERSIONS = ["ENSG00000000003.15", "ENSG00000000005.6"]
@@ -557,7 +580,7 @@ def test_the_first_of_merged_vocabularies_keeps_its_ids(tmp_path: Path):
         "sha256": "",
         "tokens": 5,
         "new": 3,
-        "conflicts": 2,
+        "conflicts": 1,
     }
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from cellmill.vocabularies.check import load_tokens
-from cellmill.vocabularies.spec import BuildRules, BuildVocabulary, NameRules, parse_vocabulary
+from cellmill.vocabularies.spec import BuildRules, BuildVocabulary, GrowRules, NameRules, parse_vocabulary
 
-__all__ = ["BuildRules", "BuildVocabulary", "NameRules", "load_tokens", "parse_vocabulary"]
+__all__ = ["BuildRules", "BuildVocabulary", "GrowRules", "NameRules", "load_tokens", "parse_vocabulary"]

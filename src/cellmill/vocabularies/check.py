@@ -11,7 +11,7 @@ from typing import Any
 from cellmill.contracts import flat_vocabulary as files
 from cellmill.errors import CellmillError
 
-SPECIAL = re.compile(r"<[^<>]+>|\[[A-Z]+\]")
+SPECIAL_TOKEN = re.compile(r"<[^<>]+>|\[[A-Z]+\]")
 JUNK = re.compile(r"<junk(\d+)>")
 
 
@@ -72,7 +72,7 @@ def kinds(tokens: Iterable[str]) -> dict[str, int]:
     """How many tokens there are, and of these how many special ones, junk and genes."""
     tokens = list(tokens)
     junk = sum(JUNK.fullmatch(t) is not None for t in tokens)
-    special = sum(SPECIAL.fullmatch(t) is not None for t in tokens) - junk
+    special = sum(SPECIAL_TOKEN.fullmatch(t) is not None for t in tokens) - junk
     return {"tokens": len(tokens), "special": special, "genes": len(tokens) - special - junk, "junk": junk}
 
 

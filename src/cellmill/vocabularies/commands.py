@@ -15,7 +15,7 @@ DIFFERENT, TROUBLE = 1, 2
 
 def add_parser(commands: Any) -> None:
     """The sub-commands; what they take is what the rules of the specs say."""
-    from cellmill.vocabularies.spec import BuildRules
+    from cellmill.vocabularies.spec import BuildRules, GrowRules
 
     vocab = commands.add_parser("vocab", help="build, extend, merge, convert, compare and check vocabularies")
     inner = vocab.add_subparsers(dest="vocab", required=True, metavar="COMMAND")
@@ -35,10 +35,10 @@ def add_parser(commands: Any) -> None:
         parser.add_argument("--force", action="store_true", help="replace a file that is there")
     for parser in (build, extend):
         parser.add_argument("--column", help="the column of the genes, of sources that are tables")
-    for parser, left_out in ((build, {"reuse_junk"}), (extend, set()), (merge, {"special", "order", "min_cells"})):
-        for name, field in BuildRules.model_fields.items():
-            if name not in left_out:
-                _add_option(parser, name, field)
+    for parser, rules in ((build, BuildRules), (extend, BuildRules), (merge, GrowRules)):
+        parser.set_defaults(rules=rules)
+        for name, field in rules.model_fields.items():
+            _add_option(parser, name, field)
 
     diff = inner.add_parser("diff", help="how two vocabularies differ; exit 0: not at all, 1: they do, 2: trouble")
     diff.add_argument("old")
@@ -57,27 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _check(arguments)
     if arguments.vocab == "diff":
         return _diff(arguments)
-    from pydantic import ValidationError
-
     from cellmill.vocabularies import make
-    from cellmill.vocabularies.spec import BuildRules
 
     kwargs = {"out": arguments.out, "force": arguments.force, "made_by": f"cellmill vocab {arguments.vocab}"}
     if arguments.vocab == "convert":
         facts = make.convert(arguments.dictionary, **kwargs)
+    elif arguments.vocab == "merge":
+        facts = make.merge_vocabularies(arguments.vocabularies, rules=_rules(arguments), **kwargs)
     else:
-        try:
-            rules = BuildRules(**{k: v for k, v in vars(arguments).items() if k in BuildRules.model_fields})
-        except ValidationError as error:
-            said = error.errors()[0]
-            option = f"--{said['loc'][0]}".replace("_", "-")
-            raise CellmillError(option, f"{said['msg']}, found: {said['input']!r}.", "See --help.") from error
-        if arguments.vocab == "merge":
-            facts = make.merge_vocabularies(arguments.vocabularies, rules=rules, **kwargs)
-        else:
-            extends = arguments.vocabulary if arguments.vocab == "extend" else None
-            more = {"extends": extends, "column": arguments.column}
-            facts = make.make_vocabulary(arguments.sources, rules=rules, **more, **kwargs)
+        kwargs |= {"extends": getattr(arguments, "vocabulary", None), "column": arguments.column}
+        facts = make.make_vocabulary(arguments.sources, rules=_rules(arguments), **kwargs)
     for read in facts["inputs"]:
         numbers = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in read.items() if type(n) is int)
         print(f"{read['path']}: {numbers or 'read'}")
@@ -87,14 +76,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _add_option(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
     """An option by the annotation and the sentence of a spec's field."""
-    options: dict[str, Any] = {"default": field.default, "help": str(field.description).replace("%", "%%")}
+    options: dict[str, Any] = {"default": field.default, "help": f"{field.description} (default: %(default)s)"}
     if field.annotation is bool:
-        options = {"action": "store_true", "help": options["help"]}
+        options = {"action": "store_true", "help": str(field.description)}
     elif choices := [a for a in get_args(field.annotation) if isinstance(a, str)]:
         options["choices"] = choices
     else:
         options["type"] = _tokens if name == "special" else int
     parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _rules(arguments: argparse.Namespace) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return arguments.rules(**{name: getattr(arguments, name) for name in arguments.rules.model_fields})
+    except ValidationError as error:
+        said = error.errors()[0]
+        option = f"--{said['loc'][0]}".replace("_", "-")
+        raise CellmillError(option, f"{said['msg']}, found: {said['input']!r}.", "See --help.") from error
 
 
 def _tokens(text: str) -> list[str]:

@@ -44,6 +44,8 @@ def problems(vocabularies: Mapping[str, BuildVocabulary], datasets: Iterable[str
         where = f"vocabularies.{name}"
         missing = [d for d in spec.datasets if d not in known]
         found += [f"{where}.datasets: no file config/datasets/{d}.yaml. {nearest(d, known)}" for d in missing]
+        if len(set(spec.datasets)) < len(spec.datasets):
+            found.append(f"{where}.datasets: a dataset stands there twice. Name each once.")
         if spec.extends is not None:
             found += [f"{where}.extends: {p}" for p in vocabulary_problems(spec.extends, vocabularies, base)]
         chain: list[str] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellmill.errors import CellmillError, nearest
-from cellmill.vocabularies.check import SPECIAL, is_name
+from cellmill.vocabularies.check import SPECIAL_TOKEN, is_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def read_genes(path: str | PathLike[str], *, column: str | None = None) -> GeneN
         CellmillError: not readable, no such column, or a name that is none: missing, or like a special token.
     """
     found = _read(Path(path), column)
-    wrong = [name for name in found.names if SPECIAL.fullmatch(name) or not is_name(name)]
+    wrong = [name for name in found.names if SPECIAL_TOKEN.fullmatch(name) or not is_name(name)]
     if wrong or not found.names:
         what = f"{len(wrong)} of {len(found.names)} names are no genes" + (f" ({wrong[0]!r})." if wrong else ".")
         raise CellmillError(found.path, what, "Give names of genes; special tokens are named by themselves.")

@@ -29,7 +29,16 @@ class NameRules(Spec):
     """A name that stands twice in one source: an `error`, or the `first` counts."""
 
 
-class BuildRules(NameRules):
+class GrowRules(NameRules):
+    """How a vocabulary grows by new tokens."""
+
+    pad_to_multiple_of: PositiveInt = 1
+    """Junk tokens (`<junk0>`, …) fill the vocabulary up to a multiple of this, such as 64."""
+    reuse_junk: bool = False
+    """`true`: new genes first take the ids of junk tokens, which no cell ever had; `false`: junk tokens keep theirs."""
+
+
+class BuildRules(GrowRules):
     """How gene names become a vocabulary."""
 
     special: list[Annotated[str, Field(pattern=r"^(<[^<>\s]+>|\[[A-Z]+\])$"), AfterValidator(_no_junk)]] | None = None
@@ -38,10 +47,6 @@ class BuildRules(NameRules):
     """Order of the new genes: `lexicographic`, as Tahoe-x1's, or `as_found`, source after source."""
     min_cells: Annotated[int, Field(ge=0)] = 0
     """Fewest training cells with a count of a new gene, over all sources; 0: every gene of the gene spaces."""
-    pad_to_multiple_of: PositiveInt = 1
-    """Junk tokens (`<junk0>`, …) fill the vocabulary up to a multiple of this, such as 64."""
-    reuse_junk: bool = False
-    """`true`: new genes first take the ids of junk tokens, which no cell ever had; `false`: junk tokens keep theirs."""
 
 
 class BuildVocabulary(BuildRules):
