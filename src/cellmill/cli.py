@@ -1,4 +1,4 @@
-"""``cellmill``: what was made, and whether it is as it was written."""
+"""``cellmill``: what was made, whether it is as it was written, and vocabularies by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
+from cellmill.vocabularies import commands as vocabularies
 
 FORMATS = ("hf", "mds", "hdf5", "scdl")
 
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "summary":
             return _summary(arguments.datasets, arguments.results)
+        if arguments.command == "vocab":
+            return vocabularies.run(arguments)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellmill",
-        description="Look at what the workflow made. (snakemake runs the workflow itself.)",
+        description="Look at what the workflow made, and work on vocabularies. (snakemake runs the workflow itself.)",
     )
     parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
     )
+    vocabularies.add_parser(commands)
     return parser
 
 

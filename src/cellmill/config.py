@@ -24,6 +24,8 @@ from cellmill.sources import Source
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
+from cellmill.vocabularies import files as vocabulary_files
+from cellmill.vocabularies.spec import BuildVocabulary
 
 CONFIG_FILE = "config/config.yaml"
 DATASET_FOLDER = "config/datasets"
@@ -154,6 +156,8 @@ class Config(Spec):
     """Which datasets to make: files in `config/datasets/`. On the command line: `--config 'datasets=["pbmc68k"]'`."""
     mirror: str | None = None
     """A folder with a `SHA256SUMS` that is asked before the network, for machines without internet. `null`: none."""
+    vocabularies: dict[Name, BuildVocabulary] = {}
+    """Vocabularies over the genes of several datasets, by name. Each is made in a run that has all of its datasets."""
     tokenizers: dict[Name, Tokenizer] = {}
     """Tokenizers by name."""
     embedders: dict[Name, Embedder] = {}
@@ -167,6 +171,10 @@ class Project(Spec):
 
     config: Config
     datasets: dict[str, Dataset]
+
+    def vocabularies(self) -> list[str]:
+        """Vocabularies to make: those of which every dataset is in this run."""
+        return [name for name, spec in self.config.vocabularies.items() if set(spec.datasets) <= set(self.datasets)]
 
     def tokenizers_of(self, dataset: str) -> list[str]:
         """Tokenizers to run: those asked for and those that an export needs."""
@@ -341,6 +349,8 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
         if name not in available:
             problems.append(f"{CONFIG_FILE}, datasets: no file {where}. {nearest(name, available)}")
             continue
+        if name == vocabulary_files.FOLDER:
+            problems.append(f"{where}: no dataset can be called '{name}': results/{name}/ has other files.")
         dataset = _validated(Dataset, _read_yaml(base / where, problems), where, problems)
         if dataset is not None:
             datasets[name] = dataset
@@ -350,6 +360,8 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
             problems.extend(f"{where}, {p}" for p in gene_file_problems(dataset, base))
     if config is not None:
         problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config, defined))
+        found = vocabulary_files.problems(config.vocabularies, available, base)
+        problems.extend(f"{CONFIG_FILE}, {p}" for p in found)
     if not names:
         problems.append(f"{CONFIG_FILE}, datasets: no dataset is named. {nearest('', available)}")
     if problems or config is None:

@@ -20,6 +20,7 @@ import scipy.sparse as sp
 from cellmill.contracts import (
     doublets,
     embedding,
+    flat_vocabulary,
     genes,
     ledger,
     manifest,
@@ -249,6 +250,13 @@ CASES = [
         lambda path: genes.write_genes(path, GENE_TABLE, {"train_cells": 5}),
         lambda path: (genes.read_genes(path)[0]["gene_id"].tolist(), genes.read_genes(path)[1]["train_cells"]),
         (["a", "b"], 5),
+    ),
+    Case(
+        versions.FLAT_VOCABULARY,
+        "x.parquet",
+        lambda path: flat_vocabulary.write(path, {"<pad>": 0, "ü": 1}, {"made_by": "a test"}, force=False),
+        flat_vocabulary.read,
+        {"<pad>": 0, "ü": 1},
     ),
     Case(
         versions.VOCABULARY,

@@ -535,3 +535,55 @@ def test_the_config_is_read_without_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def with_vocabulary(**values: Any) -> dict[str, Any]:
+    return change(CONFIG, "vocabularies.v", {"datasets": ["heart"], **values})
+
+
+def test_a_vocabulary_is_made_in_runs_that_have_its_datasets(root: Path) -> None:
+    """It may extend a file, one of the ledger, or another; in other runs it is left alone."""
+    (root / "old.json").write_text("{}")
+    for old in ("old.json", "geneformer/token_dictionary_gc95M.pkl", "w"):
+        config = change(with_vocabulary(extends=old), "vocabularies.w", {"datasets": ["heart", "lung"]})
+        (root / "config/datasets").mkdir(parents=True, exist_ok=True)
+        (root / "config/datasets/lung.yaml").write_text("")
+        assert load(root, config=config).vocabularies() == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"datasets": ["haert"]}, "datasets: no file config/datasets/haert.yaml. There: heart. Did you mean 'heart'?"),
+        ({"datasets": ["heart", "heart"]}, "datasets: a dataset stands there twice. Name each once."),
+        ({"datasets": []}, "datasets: List should have at least 1 item"),
+        ({"extends": "old.json"}, "extends: no vocabulary or file 'old.json'. There: .*token_dictionary_gc95M.pkl"),
+        ({"extends": "v"}, "extends: in the end it extends itself (v -> v)."),
+        ({"special": ["pad"]}, "special.0: String should match pattern"),
+        ({"special": ["<junk0>"]}, "special.0: '<junk0>' is junk, which pad_to_multiple_of asks for."),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: Input should be greater than or equal to 1"),
+        ({"version": "strip"}, "version: unknown key 'version'. There: .* Did you mean 'versions'?"),
+        ({"kind": "biuld"}, "kind: Input should be 'build'"),
+    ],
+)
+def test_a_wrong_vocabulary_is_a_problem(root: Path, values: dict[str, Any], said: str) -> None:
+    """Of what it is over, what it extends, and its rules."""
+    (problem,) = problems(root, config=with_vocabulary(**values))
+    assert_said(problem, f"config/config.yaml, vocabularies.v.{said}")
+
+
+def test_vocabularies_that_extend_each_other_are_a_problem(root: Path) -> None:
+    """Each is told."""
+    config = change(with_vocabulary(extends="w"), "vocabularies.w", {"datasets": ["heart"], "extends": "v"})
+    assert [p.split(": ", 1)[1] for p in problems(root, config=config)] == [
+        "in the end it extends itself (v -> w -> v).",
+        "in the end it extends itself (w -> v -> w).",
+    ]
+
+
+def test_no_dataset_is_called_vocabularies(root: Path) -> None:
+    """Its folder of results has other files."""
+    (root / "config/datasets").mkdir(parents=True)
+    (root / "config/datasets/vocabularies.yaml").write_text(yaml.safe_dump(HEART))
+    (problem,) = problems(root, config=change(CONFIG, "datasets", ["vocabularies"]))
+    assert "no dataset can be called 'vocabularies'" in problem

@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(r"<[^>]+>|\{[^}]+\}|…")
 TERMS = [
     *("part", "block", "shard", "split", "token", "vocabulary", "embedding", "contract", "manifest", "ledger", "spec"),
     *("gene space", "cell sentence", "caption", "anchor, positive, negative", "library size", "MAD", "variable genes"),
-    *("mirror", "scratch", "reduce", "gene set", "subset", "stratum"),
+    *("mirror", "scratch", "reduce", "gene set", "subset", "stratum", "junk token", "provenance"),
 ]
 
 

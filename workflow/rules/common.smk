@@ -16,6 +16,7 @@ from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.sources.ledger import LEDGER, Ledger
+from cellmill.vocabularies.files import vocabulary_file
 
 try:
     PROJECT = load_project(config)
@@ -24,8 +25,9 @@ except ConfigError as error:
 
 
 wildcard_constraints:
-    dataset="[A-Za-z0-9_-]+",
+    dataset=r"(?!vocabularies/)[A-Za-z0-9_-]+",
     part=r"(?!(?:duplicates|splits|ledger)\.)[A-Za-z0-9_-]+",
+    vocabulary="[A-Za-z0-9_-]+",
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
@@ -116,7 +118,8 @@ def results_of(dataset):
 
 
 def everything(wildcards):
-    return [file for dataset in PROJECT.datasets for file in results_of(dataset)]
+    made = [f"results/vocabularies/{name}.json" for name in PROJECT.vocabularies()]
+    return [*made, *(file for dataset in PROJECT.datasets for file in results_of(dataset))]
 
 
 # --- raw data
@@ -205,6 +208,29 @@ def clipped_sums(wildcards):
     """The sums of clipped counts of every part, where the flavor of the variable genes needs them."""
     pattern = f"results/{wildcards.dataset}/genes/clipped/part_{{p}}.npz"
     return expand(pattern, p=parts_of(wildcards)) if dataset_of(wildcards).variable_genes.clips else []
+
+
+# --- vocabularies
+
+
+def vocabulary_spec(wildcards):
+    known = PROJECT.config.vocabularies
+    if wildcards.vocabulary not in known:
+        raise WorkflowError(
+            f"No vocabulary '{wildcards.vocabulary}' in config/config.yaml, which has: {', '.join(known) or 'none'}."
+        )
+    return known[wildcards.vocabulary]
+
+
+def vocabulary_genes(wildcards):
+    """The genes of every dataset of the vocabulary."""
+    return expand("results/{dataset}/genes/genes.parquet", dataset=vocabulary_spec(wildcards).datasets)
+
+
+def extended_vocabulary(wildcards):
+    """The vocabulary that it extends, where it does."""
+    name = vocabulary_spec(wildcards).extends
+    return [] if name is None else [vocabulary_file(name, PROJECT.config.vocabularies)]
 
 
 # --- tokenizers

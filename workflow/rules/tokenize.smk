@@ -2,6 +2,31 @@
 # out: results/{dataset}/tokenized/{tokenizer}/vocabulary.json       {token: id}                contract: vocabulary
 #      results/{dataset}/tokenized/{tokenizer}/gene_tokens.parquet   each gene's token
 #      results/{dataset}/tokenized/{tokenizer}/{part}.parquet        cell_id, input_ids         contract: tokens
+#      results/vocabularies/{vocabulary}.json      {token: id} over several datasets       contract: flat_vocabulary
+
+
+rule make_vocabulary:
+    input:
+        genes=vocabulary_genes,
+        extends=extended_vocabulary,
+    output:
+        vocabulary="results/vocabularies/{vocabulary}.json",
+        provenance="results/vocabularies/{vocabulary}.json.provenance.json",
+    log:
+        "logs/make_vocabulary/{vocabulary}.log",
+    benchmark:
+        "benchmarks/make_vocabulary/{vocabulary}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        vocabulary=lambda wildcards: plain(vocabulary_spec(wildcards)),
+        contract=str(versions.FLAT_VOCABULARY),
+    script:
+        "../scripts/make_vocabulary.py"
 
 
 rule build_vocabulary:

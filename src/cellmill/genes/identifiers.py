@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,7 +158,7 @@ def without_version(name: str) -> str:
     return ENSEMBL_VERSION.sub("", name) if ENSEMBL.match(name) else name
 
 
-def ensembl_share(names: np.ndarray) -> float:
+def ensembl_share(names: Collection[str | None] | np.ndarray) -> float:
     return float(np.mean([n is not None and ENSEMBL.match(n) is not None for n in names])) if len(names) else 0.0
 
 

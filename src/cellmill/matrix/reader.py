@@ -402,6 +402,12 @@ def open_h5ad(path: str | PathLike[str]) -> h5py.File:
         raise _unreadable(Path(path), error) from error
 
 
+def read_var(path: str | PathLike[str]) -> pd.DataFrame:
+    """The var table of an h5ad file or a zarr store, without a look at its matrices."""
+    with _open_any(Path(path)) as file:
+        return _read_table(Path(path), file, "var")
+
+
 def _read_table(path: Path, file: h5py.File | ZarrFile, node: str) -> pd.DataFrame:
     if node == "raw/var" and node not in file and "raw.var" in file:
         node = "raw.var"
