@@ -55,17 +55,26 @@ def _alias(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(keep, 0, 1), alias
 
 
-def atlas(path: Path, *, cells: int, seed: int = 0) -> Path:
-    """Write the atlas where it is not there yet, as anndata writes it with gzip."""
+def parts(folder: Path, *, cells: int, cells_of_a_part: int = 100_000) -> list[Path]:
+    """An atlas in several files, as atlases come; no two cells have the same id or counts."""
+    starts = range(0, cells, cells_of_a_part)
+    return [
+        atlas(folder / f"{i}.h5ad", cells=min(cells_of_a_part, cells - start), seed=i, first=start)
+        for i, start in enumerate(starts)
+    ]
+
+
+def atlas(path: Path, *, cells: int, seed: int = 0, first: int = 0) -> Path:
+    """Write the atlas where it is not there yet, as anndata writes it with gzip; cells are numbered from ``first``."""
     if path.exists():
         return path
-    rng = np.random.default_rng(seed)
-    p = np.exp(rng.normal(0, 2.2, N_GENES))
+    p = np.exp(np.random.default_rng(0).normal(0, 2.2, N_GENES))
+    rng = np.random.default_rng([seed, 1])
     depths = np.maximum(rng.lognormal(MEAN_LOG_DEPTH, SD_LOG_DEPTH, cells).astype(np.int64), 300)
     counts = sp.csr_matrix(_draw(depths, *_alias(p / p.sum()), seed + 1), shape=(cells, N_GENES))
     obs = pd.DataFrame(
         {name: pd.Categorical(rng.integers(0, n, cells).astype(str)) for name, n in (("cell_type", 20), ("donor", 30))},
-        index=[f"cell{i}" for i in range(cells)],
+        index=[f"cell{first + i}" for i in range(cells)],
     )
     symbols = [f"MT-{i}" if i < 13 else f"GENE{i}" for i in range(N_GENES)]
     var = pd.DataFrame({"feature_name": symbols}, index=[f"ENSG{i:011d}" for i in range(N_GENES)])

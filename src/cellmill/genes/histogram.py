@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import scipy.sparse as sp
 
 _BINS = 128
 _LOWEST, _HIGHEST = (127 - 20) * _BINS, (127 + 15) * _BINS
@@ -25,19 +26,32 @@ def _drain(gathered: np.ndarray, n: Any, first: Any, cells: np.ndarray) -> None:
         cells[place >> 7, gene, place & 127] += 1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def count(x: float, gene: int, gathered: np.ndarray, ends: np.ndarray, cells: np.ndarray) -> None:
-    """Count a value above 0 of a gene; the arrays are :attr:`Histogram.arrays`. What is below 2^-20 counts as that."""
-    place = np.int64(np.float32(x).view(np.uint32) >> 16) - _LOWEST
-    if place < 0:
-        place = np.int64(0)
-    group = np.uint32(gene) >> _TOGETHER
-    end = ends[group]
-    gathered[group, end] = (np.uint32(gene) & (1 << _TOGETHER) - 1) << 16 | place
-    ends[group] = end + 1
-    if end + 1 == _GATHERED:
-        _drain(gathered[group], _GATHERED, group << _TOGETHER, cells)
-        ends[group] = 0
+@numba.njit(cache=True, nogil=True)
+def _gather(
+    data: np.ndarray,
+    indices: np.ndarray,
+    indptr: np.ndarray,
+    factors: np.ndarray,
+    gathered: np.ndarray,
+    ends: np.ndarray,
+    cells: np.ndarray,
+) -> None:
+    """Count the values ``data * factors`` of the rows whose factor is above 0."""
+    for i in range(len(factors)):
+        if factors[i] <= 0:
+            continue
+        for k in range(indptr[i], indptr[i + 1]):
+            place = np.int64(np.float32(data[k] * factors[i]).view(np.uint32) >> 16) - _LOWEST
+            if place < 0:
+                place = np.int64(0)
+            gene = np.uint32(indices[k])
+            group = gene >> _TOGETHER
+            end = ends[group]
+            gathered[group, end] = (gene & (1 << _TOGETHER) - 1) << 16 | place
+            ends[group] = end + 1
+            if end + 1 == _GATHERED:
+                _drain(gathered[group], _GATHERED, group << _TOGETHER, cells)
+                ends[group] = 0
 
 
 @numba.njit(cache=True, nogil=True)
@@ -83,10 +97,12 @@ class Histogram:
         groups = (n_genes >> _TOGETHER) + 1
         self._gathered, self._ends = np.empty((groups, _GATHERED), np.uint32), np.zeros(groups, np.int64)
 
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What :func:`count` adds to."""
-        return self._gathered, self._ends, self._cells
+    def add(self, counts: sp.csr_matrix, factors: np.ndarray) -> None:
+        """Count what is stored in CSR counts (n, genes) times its row's factor (n,); rows of factor 0 are left out.
+
+        What is below 2^-20 counts as that.
+        """
+        _gather(counts.data, counts.indices, counts.indptr, factors, self._gathered, self._ends, self._cells)
 
     def add_bins(self, starts: np.ndarray, bins: np.ndarray, cells: np.ndarray) -> None:
         """Count what :meth:`bins` gave of another."""

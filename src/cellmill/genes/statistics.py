@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from cellmill.contracts import genes as contract
 from cellmill.contracts.counts import CountsPart
-from cellmill.genes.histogram import Histogram, count
+from cellmill.genes.histogram import Histogram
 from cellmill.progress import progress
 from cellmill.quality.metrics import obs_strings
 
@@ -38,36 +39,40 @@ def _add(sums: np.ndarray, first: int, value: np.int64, square: np.int64) -> Non
 
 
 @numba.njit(cache=True, nogil=True)
+def _factors(data: np.ndarray, indptr: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """What makes counts of a row counts per 10,000 (n,); 0 of rows that are not of any batch (-1)."""
+    factors = np.zeros(len(batch))
+    for i in range(len(batch)):
+        total = np.int64(0)
+        for k in range(indptr[i], indptr[i + 1]):
+            total += np.int64(data[k])
+        if batch[i] >= 0 and total > 0:
+            factors[i] = 10_000.0 / total
+    return factors
+
+
+@numba.njit(cache=True, nogil=True)
 def _add_block(
     data: np.ndarray,
     indices: np.ndarray,
     indptr: np.ndarray,
+    factors: np.ndarray,
     batch: np.ndarray,
     scale: int,
     sums: np.ndarray,
     own: np.ndarray,
-    gathered: np.ndarray,
-    ends: np.ndarray,
-    cells: np.ndarray,
 ) -> None:
-    """Add the rows of a CSR block whose batch is not -1.
+    """Add the rows of a CSR block whose factor is above 0.
 
     ``sums`` (batches, genes, 8) int64, a cache line per gene: cells, counts, and of counts per 10,000 and their squares
     the upper and lower 32 bits. ``own`` (batches, genes, 4): the same of another scale, where there is one.
-    The last three are those of a :class:`cellmill.genes.histogram.Histogram`, and count the values.
     """
-    for i in range(len(indptr) - 1):
+    for i in range(len(factors)):
+        if factors[i] <= 0:
+            continue
         b = batch[i]
-        if b < 0:
-            continue
-        total = np.int64(0)
         for k in range(indptr[i], indptr[i + 1]):
-            total += np.int64(data[k])
-        if total == 0:
-            continue
-        factor = 10_000.0 / total
-        for k in range(indptr[i], indptr[i + 1]):
-            g, x = indices[k], data[k] * factor
+            g, x = indices[k], data[k] * factors[i]
             of_gene = sums[b, g]
             of_gene[0] += 1
             of_gene[1] += np.int64(data[k])
@@ -80,7 +85,6 @@ def _add_block(
                 square = np.uint64(data[k]) * np.uint64(data[k])  # counts are 32 bits at most
                 own[b, g, 2] += np.int64(square >> np.uint64(32))
                 own[b, g, 3] += np.int64(square & np.uint64(0xFFFFFFFF))
-            count(x, g, gathered, ends, cells)
 
 
 def batches_of(part: CountsPart, column: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -113,11 +117,21 @@ def measure_genes(
         sums = np.zeros((n_batches, n, 8), np.int64)
         own = np.zeros((n_batches, n, 4) if scale != "normalized" else (1, 1, 4), np.int64)
         histogram = Histogram(n)
-        with progress(part.n_cells, "cells", "gene statistics") as counter:
+        with progress(part.n_cells, "cells", "gene statistics") as counter, ThreadPoolExecutor(1) as beside:
+            counted: Future[None] | None = None
             for start, stop, block in part.blocks():
-                arrays, batches = (block.data, block.indices, block.indptr), codes[start:stop]
-                _add_block(*arrays, batches, _SCALES.index(scale), sums, own, *histogram.arrays)
+                batches = codes[start:stop]
+                factors = _factors(block.data, block.indptr, batches)
+                if counted is not None:
+                    counted.result()
+                counted = beside.submit(histogram.add, block, factors)
+                arrays = (block.data, block.indices, block.indptr, factors)
+                _add_block(*arrays, batches, _SCALES.index(scale), sums, own)
+                if threads == 1:
+                    counted.result()
                 counter.update(stop - start)
+            if counted is not None:
+                counted.result()
     seen, counts, values, squares = sums[..., 0], sums[..., 1], _pairs(sums[..., 2:4]), _pairs(sums[..., 4:6])
     overall = {"n_cells": seen.sum(axis=0), "counts": counts.sum(axis=0), "values": values.sum(axis=0)}
     overall |= {"squares": squares.sum(axis=0), **histogram.bins()}

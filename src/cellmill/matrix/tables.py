@@ -1,4 +1,7 @@
-"""obs and var tables straight from HDF5, without importing anndata: the encodings that nearly every file has."""
+"""obs and var tables from and to HDF5 in anndata's encodings, without importing it, which takes a second.
+
+These are the encodings that nearly every file has; anndata itself is asked for the others.
+"""
 
 from __future__ import annotations
 
@@ -50,3 +53,66 @@ def _column(node: h5py.Group | h5py.Dataset) -> Any:
         array = pd.arrays.IntegerArray if kind == "nullable-integer" else pd.arrays.BooleanArray
         return array(node["values"][:], node["mask"][:].astype(bool))
     raise NotImplementedError(kind)
+
+
+_CHUNK = 1 << 16
+
+
+def write_table(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
+    """Write a dataframe in anndata's encoding 0.2.0, gzip."""
+    columns = {str(column): values for column, values in table.items()}
+    index = "_index" if table.index.name is None else str(table.index.name)
+    if index in columns or not all(map(_is_known, [table.index.to_series(), *columns.values()])):
+        from anndata.io import write_elem
+
+        write_elem(parent, name, table, dataset_kwargs={"compression": "gzip", "compression_opts": 4})
+        return
+    group = _group(parent, name, "dataframe", "0.2.0")
+    group.attrs["column-order"] = np.array(list(columns), h5py.string_dtype())
+    group.attrs["_index"] = index
+    for column, values in {index: table.index.to_series(), **columns}.items():
+        _write_column(group, column, values)
+
+
+def write_dict(parent: h5py.Group, name: str, values: dict[str, str]) -> None:
+    """Write a group of texts, or an empty one, as anndata has them in ``uns``."""
+    group = _group(parent, name, "dict", "0.1.0")
+    for key, text in values.items():
+        group.create_dataset(key, data=text, dtype=h5py.string_dtype()).attrs.update(_encoding("string", "0.2.0"))
+
+
+def _encoding(kind: str, version: str) -> dict[str, str]:
+    return {"encoding-type": kind, "encoding-version": version}
+
+
+def _group(parent: h5py.Group, name: str, kind: str, version: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs.update(_encoding(kind, version))
+    return group
+
+
+def _is_known(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return _is_known(values.cat.categories.to_series())
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
+        return True
+    return values.dtype == object and all(isinstance(v, str) for v in values)
+
+
+def _write_column(group: h5py.Group, name: str, values: pd.Series) -> None:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        coded = _group(group, name, "categorical", "0.2.0")
+        coded.attrs["ordered"] = bool(values.cat.ordered)
+        _write_array(coded, "codes", values.cat.codes.to_numpy())
+        _write_column(coded, "categories", values.cat.categories.to_series())
+    else:
+        _write_array(group, name, values.to_numpy())
+
+
+def _write_array(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    text = values.dtype == object
+    packed = (
+        {"chunks": (min(len(values), _CHUNK),), "compression": "gzip", "compression_opts": 4} if len(values) else {}
+    )
+    dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype() if text else values.dtype, **packed)
+    dataset.attrs.update(_encoding("string-array" if text else "array", "0.2.0"))

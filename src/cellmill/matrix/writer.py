@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
-from typing import Any
 
 import h5py
 import numba
@@ -18,6 +17,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from isal import isal_zlib
+
+from cellmill.matrix.tables import write_dict, write_table
 
 CHUNK_VALUES = 1 << 17
 ROOM_TO_FINISH = 32 << 20
@@ -124,10 +125,8 @@ class H5adWriter:
         dataset, first, result = self._under_way.popleft()
         dataset.id.write_direct_chunk((first,), result.result())
 
-    def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> None:
+    def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, str]) -> None:
         """Write what is left and the tables; ``obs`` and ``var`` must have a row per row and column of X."""
-        from anndata.io import write_elem
-
         self._flush(whole_chunks=False)
         while self._under_way:
             self._write_oldest()
@@ -138,12 +137,11 @@ class H5adWriter:
         self._x.create_dataset("indptr", data=indptr, compression="gzip", compression_opts=4, shuffle=True)
         self._x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         self._x.attrs["shape"] = np.array([len(obs), self.n_genes], np.int64)
-        options = {"compression": "gzip", "compression_opts": 4}
         for name, table in (("obs", obs), ("var", var)):
-            write_elem(self._file, name, table, dataset_kwargs=options)
+            write_table(self._file, name, table)
         for name in ("layers", "obsm", "varm", "obsp", "varp"):
-            write_elem(self._file, name, {})
-        write_elem(self._file, "uns", uns)
+            write_dict(self._file, name, {})
+        write_dict(self._file, "uns", uns)
         check_room(self._path)
         self._file.flush()
         self._file.close()
