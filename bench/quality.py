@@ -1,4 +1,4 @@
-"""From a raw h5ad to kept cells and variable genes: ours as the workflow, the peer in memory."""
+"""From a raw h5ad to kept cells and variable genes: ours as a library and as the workflow, the peer in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -15,18 +16,88 @@ import yaml
 REPO = Path(__file__).resolve().parents[1]
 
 
-def ours(path: Path) -> float:
-    """Snakemake on two cores, its own start and that of every job included; the largest job's peak memory in MB."""
+def ours(path: Path, threads: int = 2) -> None:
+    """Every stage up to the variable genes, one after another in this process."""
+    from cellmill.config import Dataset
+    from cellmill.genes.space import unify_genes
+    from cellmill.genes.statistics import measure_genes
+    from cellmill.genes.variable import rank_genes
+    from cellmill.quality.duplicates import find_duplicates
+    from cellmill.quality.labels import read_labels
+    from cellmill.quality.metrics import measure_quality
+    from cellmill.quality.process import process_part
+    from cellmill.quality.splits import assign_splits
+    from cellmill.quality.thresholds import set_thresholds
+
     folder = Path(tempfile.mkdtemp(dir=path.parent))
     try:
+        source = {"kind": "files", "files": {"0": str(path)}}
+        spec = Dataset.model_validate({"title": "Atlas", "source": source, "exports": []})
+        names = ("quality", "labels", "genes", "duplicates", "splits", "space", "mapping", "cells", "ranked")
+        file = {name: folder / f"{name}.parquet" for name in names}
+        thresholds, processed, sums = folder / "thresholds.json", folder / "processed.h5ad", folder / "sums.npz"
+        measure_quality(
+            path,
+            part="0",
+            counts="auto",
+            genes=spec.gene_rules,
+            gene_table=None,
+            cell_ids=spec.cell_ids,
+            batch=None,
+            out=file["quality"],
+            out_genes=file["genes"],
+            threads=threads,
+        )
+        read_labels(path, quality=file["quality"], rules=spec.label_rules, out=file["labels"])
+        quality, labels = [file["quality"]], [file["labels"]]
+        set_thresholds(quality, labels=labels, spec=spec.threshold_rules, out=thresholds)
+        decided: dict[str, Any] = {"thresholds": thresholds, "doublets": []}
+        find_duplicates(quality, labels=labels, **decided, spec=spec.quality, out=file["duplicates"])
+        decided["duplicates"] = file["duplicates"]
+        assign_splits(quality, labels=labels, **decided, rules=spec.cell_rules, out=file["splits"])
+        unify_genes([file["genes"]], spec=spec.genes, out=file["space"], out_mapping=file["mapping"])
+        process_part(
+            path,
+            quality=file["quality"],
+            labels=file["labels"],
+            part_genes=file["genes"],
+            **decided,
+            splits=file["splits"],
+            space=file["space"],
+            mapping=file["mapping"],
+            rules=spec.cell_rules,
+            part="0",
+            out=processed,
+            out_cells=file["cells"],
+            threads=threads,
+        )
+        measure_genes(processed, scale=spec.variable_genes.scale, batch=None, out=sums, threads=threads)
+        rank_genes([sums], space=file["space"], spec=spec.variable_genes, out=file["ranked"])
+    finally:
+        shutil.rmtree(folder)
+
+
+def workflow(paths: list[Path], *, targets: list[str], exports: list[str]) -> list[dict[str, Any]]:
+    """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, seconds ``s`` and peak ``mb`` each.
+
+    The start of Snakemake and of every job is in the time that the caller measures.
+    """
+    folder = Path(tempfile.mkdtemp(dir=paths[0].parent))
+    try:
         shutil.copytree(REPO / "config", folder / "config")
-        dataset = {"title": "Atlas", "source": {"kind": "files", "files": {"0": str(path)}}, "exports": ["scdl/counts"]}
+        source = {"kind": "files", "files": {str(i): str(path) for i, path in enumerate(paths)}}
+        dataset = {"title": "Atlas", "source": source, "exports": exports}
         (folder / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
         command = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "2"]
         command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]', "--"]
-        subprocess.run([*command, "results/atlas/genes/genes.parquet"], cwd=folder, check=True, capture_output=True)
-        jobs = [json.loads(p.read_text().splitlines()[-1]) for p in (folder / "benchmarks").rglob("*.jsonl")]
-        return max(float(job["max_rss"] or 0) for job in jobs)
+        done = subprocess.run([*command, *targets], cwd=folder, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        jobs = []
+        for report in sorted((folder / "benchmarks").rglob("*.jsonl")):
+            job = json.loads(report.read_text().splitlines()[-1])
+            jobs.append({"rule": report.parent.name, "s": float(job["s"]), "mb": float(job["max_rss"] or 0)})
+        return jobs
     finally:
         shutil.rmtree(folder)
 
