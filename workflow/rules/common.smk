@@ -27,7 +27,7 @@ wildcard_constraints:
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
-    resource=r"[A-Za-z0-9_./-]+\.(pkl|csv\.gz)",
+    resource=r"[A-Za-z0-9_./-]+\.(pkl|json|csv\.gz)",
 
 
 onstart:
@@ -162,7 +162,7 @@ def tokenizer_spec(wildcards):
 
 
 def tokenizer_files(wildcards):
-    return [f"resources/{name}" for name in tokenizer_spec(wildcards).needs().values()]
+    return list(tokenizer_spec(wildcards).needs().values())
 
 
 # --- embedders
@@ -216,6 +216,11 @@ def umap_embedding(wildcards):
     names = PROJECT.embedders_of(wildcards.dataset)
     first = next((n for n in names if PROJECT.config.embedders[n].kind == "pca"), next(iter(names), None))
     return expand(f"results/{wildcards.dataset}/embedded/{first}/{{p}}.npy", p=parts_of(wildcards)) if first else []
+
+
+def all_tokens(wildcards):
+    pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/{{p}}.parquet"
+    return expand(pattern, t=PROJECT.tokenizers_of(wildcards.dataset), p=parts_of(wildcards))
 
 
 def export_manifests(wildcards):
