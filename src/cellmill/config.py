@@ -326,6 +326,8 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
 
 
 def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]]) -> list[str]:
+    from cellmill.contracts.counts import RESERVED_COLUMNS
+
     problems = []
     for family in ("tokenizers", "embedders", "exports"):
         for name in getattr(dataset, family):
@@ -346,7 +348,7 @@ def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]])
         problems.extend(
             f"exports: {path}: tokenizer '{name}' writes '{c}' itself; rename your column."
             for c in dataset.kept_columns
-            if c in writes
+            if c in writes and c not in RESERVED_COLUMNS
         )
     for name in dict.fromkeys([*dataset.tokenizers, *(t for _, t in read)]):
         column = getattr(config.tokenizers.get(name), "library_size", None)

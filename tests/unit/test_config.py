@@ -89,7 +89,7 @@ def test_what_an_export_needs_is_run_in_any_case(root: Path) -> None:
 def test_the_resolved_config_names_every_default(root: Path) -> None:
     """Of the dataset and of all that it uses; a changed default is seen."""
     resolved = load(root).resolved("heart")
-    assert resolved["tokenizers"] == {"rank": {"kind": "rank", "max_len_tokens": 2048, "library_size": None}}
+    assert resolved["tokenizers"] == {"rank": {"kind": "rank", "empty": "keep", "max_len_tokens": 2048, "library_size": None}}
     assert resolved["dataset"]["quality"]["min_batch_cells"] == 50
     assert list(resolved["exports"]) == ["hf/cells"]
 

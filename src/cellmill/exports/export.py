@@ -127,7 +127,7 @@ def _header(
     tokens = {}
     for name in spec.tokenizers:
         with TokensPart(parts[0].tokens[name]) as file:
-            tokens[name] = file.facts["exported"]
+            tokens[name] = {column: file.facts["exported"][column] for column in file.fields}
     asked = getattr(spec, "columns", None)
     columns = about.kept_columns if asked is None else asked
     return Header(

@@ -47,36 +47,40 @@ def _encode(
     room = max(0, limit - len(prefix) - len(suffix))
     end, covered, counted = 0, 0, 0
     for i in range(n):
-        m = 0
-        several = False
+        m, least = 0, 0
         for k in range(indptr[i], indptr[i + 1]):
             c = indices[k]
             code = codes[c]
-            x = np.float32(data[k])
-            if code < -1 and x > 0:  # one of several columns of a token: they are one gene, where the first stands
-                covered += 1
-                counted += np.int64(data[k])
-                several = True
-                code = -2 - code
-                q = place_of[code]
-                if q < 0:
-                    q = m
-                    place_of[code] = q
-                    tokens[q], summed[q], column[q] = code, np.float32(0), c
-                    m += 1
-                summed[q] += x
-                scaled = np.float32(np.float32(summed[q] * inverse_totals[i]) * per_10_000)
-                values[q] = np.float64(scaled) * inverse_medians[column[q]]
-                continue
-            has = (code >= 0) & (x > 0)
+            has = code >= 0
+            least = min(least, code)
             # The published order: scaled in float32, then divided by the median in float64.
-            scaled = np.float32(np.float32(x * inverse_totals[i]) * per_10_000)
+            scaled = np.float32(np.float32(np.float32(data[k]) * inverse_totals[i]) * per_10_000)
             values[m] = np.float64(scaled) * inverse_medians[c]
             tokens[m] = code
             m += has
-            covered += has
             counted += np.int64(data[k]) * has
-        if several:
+        covered += m
+        if least < -1:  # columns that share a token are one gene, where the first of them stands: the cell once more
+            m = 0
+            for k in range(indptr[i], indptr[i + 1]):
+                c = indices[k]
+                code = codes[c]
+                if code == -1:
+                    continue
+                q = m
+                if code < -1:
+                    covered += 1
+                    counted += np.int64(data[k])
+                    code = -2 - code
+                    if place_of[code] >= 0:
+                        q = place_of[code]
+                    place_of[code] = q
+                if q == m:
+                    tokens[q], summed[q], column[q] = code, np.float32(0), c
+                    m += 1
+                summed[q] += np.float32(data[k])
+                scaled = np.float32(np.float32(summed[q] * inverse_totals[i]) * per_10_000)
+                values[q] = np.float64(scaled) * inverse_medians[column[q]]
             for j in range(m):
                 place_of[tokens[j]] = -1
         falling_order(values, m, order, spare, low, high)
@@ -121,6 +125,9 @@ class RankValueEncoder:
         return [list_field("input_ids", self._dtype)]
 
     def encode(self, counts: sp.csr_matrix, rows: Rows) -> Encoded:
+        if counts.nnz and not counts.data.all():  # a stored zero is no count
+            counts = counts.copy()
+            counts.eliminate_zeros()
         n = counts.shape[0]
         around = len(self._prefix) + len(self._suffix)
         out = np.empty(counts.nnz + n * around, self._dtype)
