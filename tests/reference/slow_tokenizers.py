@@ -23,7 +23,7 @@ def slow_tahoe_x1(counts: list[int], token_ids: list[int], *, cls: int | None) -
 
 
 def slow_quantile_bin(count: int, counts: list[int], n_bins: int) -> range:
-    """The bins that scGPT draws from for a count above 0: those above all lower edges, up to that of the last equal one.
+    """The bins that scGPT draws from for a count above 0: above all lower edges, up to the last equal one.
 
     The edges are the quantiles 0 to 1 of the cell's counts above 0, ``n_bins`` - 1 of them, linear in between.
     """

@@ -60,7 +60,9 @@ def lists(encoded: Encoded) -> list[list[Any]]:
 def cells(draw: Any) -> tuple[np.ndarray, list[int]]:
     """Counts (cells, genes) and tokens; columns may share a token or have none, and counts may be alike or huge."""
     genes, n = draw(st.integers(1, 14)), draw(st.integers(0, 6))
-    token_ids = draw(st.lists(st.integers(-1, 9).map(lambda t: t + 2 if t >= 0 else -1), min_size=genes, max_size=genes))
+    token_ids = draw(
+        st.lists(st.integers(-1, 9).map(lambda t: t + 2 if t >= 0 else -1), min_size=genes, max_size=genes)
+    )
     count = st.one_of(st.just(0), st.integers(1, 4), st.integers(1, 70_000))
     counts = draw(st.lists(st.lists(count, min_size=genes, max_size=genes), min_size=n, max_size=n))
     return np.array(counts, np.uint32).reshape(n, genes), token_ids
@@ -120,7 +122,9 @@ def test_a_shuffled_cell_has_the_same_genes_in_an_order_of_its_own() -> None:
     ids = [f"c{i}" for i in range(4_000)]
     spec, vocabulary = TahoeX1(shuffle=True), flat(list(range(2, 10)))
     genes, expressions = lists(encode(spec, vocabulary, counts, ids=ids))
-    assert all(g[0] == CLS and x == [-2.0, *(float(t - 1) for t in g[1:])] for g, x in zip(genes, expressions))
+    assert all(
+        g[0] == CLS and x == [-2.0, *(float(t - 1) for t in g[1:])] for g, x in zip(genes, expressions, strict=True)
+    )
     assert all(sorted(g[1:]) == list(range(2, 10)) for g in genes)
     last = np.bincount([g[-1] for g in genes], minlength=10)[2:]
     assert (np.abs(last - 500) < 100).all()  # 500 expected, standard deviation 21
@@ -198,7 +202,9 @@ def test_a_long_cell_keeps_cls_and_a_choice_of_its_genes() -> None:
     encoded = encode(ScGpt(max_len_tokens=6), vocabulary, counts, ids=ids)
     genes, values = lists(encoded)
     assert all(g[0] == CLS and len(g) == 6 and g[1:] == sorted(g[1:]) for g in genes)
-    assert all(set(zip(g, v)) <= set(zip(*w)) for g, v, w in zip(genes, values, zip(*whole)))
+    for i in range(n):
+        kept, every = (set(zip(g[i], v[i], strict=True)) for g, v in ((genes, values), whole))
+        assert kept <= every
     number = np.bincount([t for g in genes for t in g[1:]], minlength=22)[2:]
     assert (np.abs(number - 750) < 120).all()  # 750 expected, standard deviation 24
     assert encoded.cut.all() and not encode(ScGpt(max_len_tokens=21), vocabulary, counts).cut.any()
@@ -293,7 +299,12 @@ def tokenize(made: Made, spec: Tokenizer, name: str, *, threads: int = 1) -> dic
     out = {p: made.file(p, f"{name}.{threads}.parquet") for p in made.parts}
     for part, path in out.items():
         tokenize_part(
-            made.file(part, "h5ad"), vocabulary=vocabulary, gene_tokens=gene_tokens, spec=spec, out=path, threads=threads
+            made.file(part, "h5ad"),
+            vocabulary=vocabulary,
+            gene_tokens=gene_tokens,
+            spec=spec,
+            out=path,
+            threads=threads,
         )
     return out
 

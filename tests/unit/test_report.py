@@ -251,7 +251,9 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
     spec = made.dataset
     parts = [
         PartFiles(
-            str(made.file(p, "h5ad")), {"rank": str(base / "rank" / f"{p}.parquet")}, {"hvg": str(made.file(p, "hvg.npy"))}
+            str(made.file(p, "h5ad")),
+            {"rank": str(base / "rank" / f"{p}.parquet")},
+            {"hvg": str(made.file(p, "hvg.npy"))},
         )
         for p in made.parts
     ]

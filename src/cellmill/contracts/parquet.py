@@ -37,7 +37,9 @@ def write_batches(
     ``writer`` are more options of ``pyarrow.parquet.ParquetWriter``.
     """
     with replacing(path) as aside:
-        with pq.ParquetWriter(aside, schema, **{"compression": "zstd", "write_statistics": True} | (writer or {})) as file:
+        with pq.ParquetWriter(
+            aside, schema, **{"compression": "zstd", "write_statistics": True} | (writer or {})
+        ) as file:
             for batch in batches:
                 file.write_batch(batch)
             said = {"contract": str(contract), **(facts or {})}

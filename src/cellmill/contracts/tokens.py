@@ -48,7 +48,9 @@ def write(
         "compression_level": 1,
         "write_statistics": False,
         "use_dictionary": [f"{name}.list.element" for name, type_ in lists.items() if pa.types.is_floating(type_)],
-        "use_byte_stream_split": [f"{name}.list.element" for name, type_ in lists.items() if pa.types.is_integer(type_)],
+        "use_byte_stream_split": [
+            f"{name}.list.element" for name, type_ in lists.items() if pa.types.is_integer(type_)
+        ],
     }
     parquet.write_batches(path, schema(fields), batches, TOKENS, facts, writer=writer)
 

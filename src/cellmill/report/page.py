@@ -229,9 +229,9 @@ def _tokenizers(files: Iterable[File], config: dict[str, Any]) -> list[dict[str,
         rows.append(
             {
                 "name": name,
-                "genes": share(facts["genes_with_token"], facts["genes"]),
-                "values": share(facts["values_with_token"], facts["values"]),
-                "counts": share(facts["counts_with_token"], facts["counts"]),
+                "of_genes": share(facts["genes_with_token"], facts["genes"]),
+                "of_values": share(facts["values_with_token"], facts["values"]),
+                "of_counts": share(facts["counts_with_token"], facts["counts"]),
                 "per_cell": f"{facts['tokens'] / facts['cells']:,.0f}" if facts["cells"] else "–",
                 "histogram": _histogram(facts["tokens_per_cell"]),
                 "limit": config["tokenizers"].get(name, {}).get("max_len_tokens"),
@@ -260,9 +260,9 @@ def _histogram(said: dict[str, Any]) -> Markup:
         if (h := -(-24 * n // most))
     )
     label = f"0 to {len(cells) * width:,} tokens, {together * width} per bar"
-    return Markup('<svg role="img" aria-label="{0}" width="{1}" height="24" fill="currentColor"><title>{0}</title>{2}</svg>').format(
-        label, 3 * len(bars), Markup(drawn)
-    )
+    return Markup(
+        '<svg role="img" aria-label="{0}" width="{1}" height="24" fill="currentColor"><title>{0}</title>{2}</svg>'
+    ).format(label, 3 * len(bars), Markup(drawn))
 
 
 # --- figures

@@ -107,4 +107,4 @@ class FixedBinsEncoder:
         )
         offsets = np.arange(n + 1, dtype=np.int64) * self._width
         ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(out.ravel()), type=self.fields[0].type)
-        return Encoded([ids], expressed, np.diff(offsets), np.zeros(n, np.bool_), covered, counted)
+        return Encoded([ids], expressed, np.diff(offsets), np.zeros(n, np.bool_), covered, int(counted))

@@ -79,13 +79,13 @@ def fixed_bins(
     edges: np.ndarray,
     out: np.ndarray,
     expressed: np.ndarray,
-) -> tuple[int, int]:
+) -> tuple[int, np.int64]:
     """Put the bin of every gene into ``out`` (n, genes), zeros to begin with; values that have a place, and their sum.
 
     ``places`` (columns,): where a column stands in ``out``, -1 for nowhere.
     The bin of a count is the number of ``edges``, rising from 0, that are not above it, less 1.
     """
-    covered, counted = 0, 0
+    covered, counted = 0, np.int64(0)
     for i in range(len(indptr) - 1):
         found = 0
         for k in range(indptr[i], indptr[i + 1]):

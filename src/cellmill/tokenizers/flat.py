@@ -26,7 +26,7 @@ def lay_over(path: str, names: Sequence[str | None], *, cls: bool) -> Vocabulary
 
     tokens = read_tokens(path)
     if not isinstance(tokens, dict) or not tokens:
-        raise CellmillError(path, "holds no map of token to id.", "Expected JSON such as {\"<pad>\": 0, \"<cls>\": 1, …}.")
+        raise CellmillError(path, "holds no map of token to id.", 'Expected JSON such as {"<pad>": 0, "<cls>": 1, …}.')
     for token, id_ in tokens.items():
         if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0:
             raise CellmillError(path, f"the id of '{token}' is {id_!r}.", "Ids are whole numbers from 0.")
@@ -36,8 +36,6 @@ def lay_over(path: str, names: Sequence[str | None], *, cls: bool) -> Vocabulary
         raise CellmillError(path, f"'{other}' and '{token}' have the id {tokens[token]}.", "Give each token its own.")
     if cls and "<cls>" not in tokens:
         raise CellmillError(path, "has no token '<cls>'.", "Add it, or set cls: false.")
-    ids = [
-        -1 if name is None else tokens.get(name, tokens.get(without_version(name), -1)) for name in names
-    ]
+    ids = [-1 if name is None else tokens.get(name, tokens.get(without_version(name), -1)) for name in names]
     special = (tokens["<cls>"],) if cls else ()
     return Vocabulary(tokens, np.array(ids, np.int32), np.full(len(ids), np.nan), prefix=special, suffix=())

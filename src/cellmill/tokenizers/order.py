@@ -53,13 +53,13 @@ def falling_order(
         high[d] = high_start
         high_start += size
     for j in range(m):
-        d = np.int64((order[j] >> np.uint64(32)) & _DIGIT)
-        spare[low[d]] = order[j]
-        low[d] += 1
+        digit = np.int64((order[j] >> np.uint64(32)) & _DIGIT)
+        spare[low[digit]] = order[j]
+        low[digit] += 1
     for j in range(m):
-        d = np.int64(spare[j] >> np.uint64(43))
-        order[high[d]] = spare[j]
-        high[d] += 1
+        digit = np.int64(spare[j] >> np.uint64(43))
+        order[high[digit]] = spare[j]
+        high[digit] += 1
     moves = 0
     for j in range(1, m):
         mine = order[j]

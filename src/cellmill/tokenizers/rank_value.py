@@ -28,7 +28,7 @@ def _encode(
     out: np.ndarray,
     offsets: np.ndarray,
     expressed: np.ndarray,
-) -> tuple[int, int]:
+) -> tuple[int, np.int64]:
     """Put the ids of all rows end to end into ``out``; stored values that have a token, and their sum."""
     n = len(indptr) - 1
     widest = 0
@@ -45,7 +45,7 @@ def _encode(
     column = np.zeros(widest + 1, np.int32)
     per_10_000 = np.float32(10_000.0)
     room = max(0, limit - len(prefix) - len(suffix))
-    end, covered, counted = 0, 0, 0
+    end, covered, counted = 0, 0, np.int64(0)
     for i in range(n):
         m, least = 0, 0
         for k in range(indptr[i], indptr[i + 1]):
@@ -149,7 +149,5 @@ class RankValueEncoder:
             offsets,
             expressed,
         )
-        ids = pa.LargeListArray.from_arrays(
-            pa.array(offsets), pa.array(out[: offsets[-1]]), type=self.fields[0].type
-        )
-        return Encoded([ids], expressed, np.diff(offsets), expressed > self._room, covered, counted)
+        ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(out[: offsets[-1]]), type=self.fields[0].type)
+        return Encoded([ids], expressed, np.diff(offsets), expressed > self._room, covered, int(counted))

@@ -113,9 +113,7 @@ class TahoeX1Encoder:
         size = len(tokens) + n * (self._cls >= 0)
         genes, expressions = np.empty(size + 1, self._dtype), np.empty(size + 1, np.float32)
         ends = np.zeros(n + 1, np.int64)
-        lay_out(
-            offsets, tokens, values, rows.keys, self._cls, -2.0, 0, self._spec.shuffle, genes, expressions, ends
-        )
+        lay_out(offsets, tokens, values, rows.keys, self._cls, -2.0, 0, self._spec.shuffle, genes, expressions, ends)
         columns = [
             pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat[:size]), type=f.type)
             for flat, f in zip((genes, expressions), self.fields, strict=True)

@@ -71,7 +71,9 @@ def tokenize_part(
         "tokenizer": spec.kind,
         "spec": spec.model_dump(mode="json"),
         "vocabulary": sha256_of(vocabulary),
-        "dtypes": {f.name: str(f.type.value_type if pa.types.is_large_list(f.type) else "string") for f in encoder.fields},
+        "dtypes": {
+            f.name: str(f.type.value_type if pa.types.is_large_list(f.type) else "string") for f in encoder.fields
+        },
         "exported": spec.columns,
         "genes": len(laid.token_ids),
         "genes_with_token": int((laid.token_ids >= 0).sum()),
