@@ -40,8 +40,7 @@ def write(
 ) -> None:
     """Write batches of ``GROUP_ROWS`` rows, the last shorter; the facts are read when all are written.
 
-    Ids are split by bytes before zstd, which makes them smaller and faster than dictionaries do:
-    2.2 kB and 12 µs per cell of 1,160 ids, against 2.2 kB and 60 µs.
+    Ids are split by bytes before zstd: as small as with a dictionary, and written several times faster.
     """
     lists = {f.name: f.type.value_type for f in fields if pa.types.is_large_list(f.type)}
     writer = {
