@@ -10,7 +10,7 @@ from quality import workflow
 
 GENES = ["results/atlas/genes/genes.parquet"]
 EXPORTS = ["hf/cells", "mds/tokens", "hdf5/counts", "scdl/counts"]
-EVERYTHING = [*GENES, "results/atlas/report/report.html", *(f"results/atlas/exports/{e}" for e in EXPORTS)]
+EVERYTHING = [*GENES, "results/atlas/report/index.html", *(f"results/atlas/{e}/manifest.json" for e in EXPORTS)]
 
 
 def table(paths: list[Path], *, cells: int, everything: bool) -> str:

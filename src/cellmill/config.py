@@ -362,6 +362,10 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
         problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_exports(config, defined))
         found = vocabulary_files.problems(config.vocabularies, available, base)
         problems.extend(f"{CONFIG_FILE}, {p}" for p in found)
+        exports = config.exports.by_path()
+        used = [t for d in datasets.values() for t in d.tokenizers]
+        used += [t for d in datasets.values() for e in d.exports if e in exports for t in exports[e].tokenizers]
+        problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_tokenizers(config, used, base))
     if not names:
         problems.append(f"{CONFIG_FILE}, datasets: no dataset is named. {nearest('', available)}")
     if problems or config is None:
@@ -370,6 +374,8 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
 
 
 def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]]) -> list[str]:
+    from cellmill.contracts.counts import RESERVED_COLUMNS
+
     problems = []
     for family in ("tokenizers", "embedders", "exports"):
         for name in getattr(dataset, family):
@@ -385,8 +391,15 @@ def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]])
             "variable_genes.by_batch: there is no batch column. Name it in columns.batch, or set by_batch: false."
         )
     problems += _unknown_sets(dataset)
-    read = (t for path in dataset.exports if path in exports for t in exports[path].tokenizers)
-    for name in dict.fromkeys([*dataset.tokenizers, *read]):
+    read = [(path, t) for path in dataset.exports if path in exports for t in exports[path].tokenizers]
+    for path, name in read:
+        writes = config.tokenizers[name].columns if name in config.tokenizers else {}
+        problems.extend(
+            f"exports: {path}: tokenizer '{name}' writes '{c}' itself; rename your column."
+            for c in dataset.kept_columns
+            if c in writes and c not in RESERVED_COLUMNS
+        )
+    for name in dict.fromkeys([*dataset.tokenizers, *(t for _, t in read)]):
         column = getattr(config.tokenizers.get(name), "library_size", None)
         if column is not None and column not in dataset.kept_columns:
             problems.append(
@@ -421,7 +434,23 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
             for name in names:
                 if name not in known:
                     problems.append(f"{where}: no {family} '{name}' is defined. {nearest(name, known)}")
+        if path.startswith("mds/"):
+            for name in spec.tokenizers:
+                writes = config.tokenizers[name].columns if name in config.tokenizers else {"input_ids": ""}
+                if "input_ids" not in writes:
+                    problems.append(f"{where}: it takes input_ids; '{name}' writes {' and '.join(writes)}.")
     return problems
+
+
+def _check_tokenizers(config: Config, used: Iterable[str], base: Path) -> list[str]:
+    """Files of the user's that a tokenizer in use asks for and that are not there."""
+    specs = ((name, config.tokenizers[name]) for name in dict.fromkeys(used) if name in config.tokenizers)
+    return [
+        f"tokenizers.{name}.{role}: no file '{path}'. Paths are relative to the folder that snakemake runs in."
+        for name, spec in specs
+        for role, path in spec.needs().items()
+        if not path.startswith("resources/") and not (base / path).is_file()
+    ]
 
 
 def _check_files(dataset: Dataset, base: Path) -> list[str]:

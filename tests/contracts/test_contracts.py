@@ -95,8 +95,12 @@ def accounts() -> pa.Table:
     return pa.table(columns | {"cells": [3, 4]}, schema=ledger.LEDGER_SCHEMA)
 
 
+IDS = tokens.list_field("input_ids", np.dtype(np.uint16))
+
+
 def token_rows() -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"cell_id": ["x", "y"], "input_ids": [[3, 1], []]}, schema=tokens.SCHEMA)
+    columns = {"cell_id": ["x", "y"], "left_out": [False, True], "input_ids": [[3, 1], []]}
+    return pa.RecordBatch.from_pydict(columns, schema=tokens.schema([IDS]))
 
 
 def write_counts(path: Path) -> None:
@@ -114,7 +118,7 @@ def read_counts(path: Path) -> Any:
 
 def read_tokens(path: Path) -> Any:
     with tokens.TokensPart(path) as part:
-        return part.n_cells, part.facts["tokenizer"], part.block(0).to_pylist()
+        return part.n_cells, part.facts["tokenizer"], part.rows(0, 2).to_pylist()
 
 
 def plain(vocabulary_: vocabulary.Vocabulary) -> Any:
@@ -268,7 +272,7 @@ CASES = [
     Case(
         versions.TOKENS,
         "x.parquet",
-        lambda path: tokens.write(path, [token_rows()], {"tokenizer": "rank"}),
+        lambda path: tokens.write(path, [IDS], [token_rows()], {"tokenizer": "rank"}),
         read_tokens,
         (2, "rank", token_rows().to_pylist()),
     ),
@@ -541,3 +545,9 @@ def test_files_of_cells_of_an_older_version_are_refused(name: str, read: Callabl
     """Written at 98a1c96 (`quality 2` at 43cb615) by ``make`` of tests/unit/stages.py, of six cells of five genes."""
     with pytest.raises(CellmillError, match=r"found '\w+ [12]', this cellmill reads '\w+ [23]'.*it is made anew"):
         read(ARCHIVES / name)
+
+
+def test_tokens_of_an_older_version_are_refused() -> None:
+    """Written at 43cb615 by ``contracts.tokens.write``: the rows of ``token_rows`` without ``left_out``, ids int32."""
+    with pytest.raises(CellmillError, match=r"found 'tokens 1', this cellmill reads 'tokens 2'.*it is made anew"):
+        tokens.TokensPart(ARCHIVES / "tokens_1.parquet")

@@ -19,6 +19,7 @@ from cellmill.contracts.vocabulary import Vocabulary, read_tokens
 from cellmill.errors import CellmillError
 from cellmill.files import read_json
 from cellmill.tokenizers import GeneformerV1, GeneformerV2, Rank, Tokenizer
+from cellmill.tokenizers.encoder import Rows
 from cellmill.tokenizers.rank_value import RankValueEncoder
 from cellmill.tokenizers.tokenize import build_vocabulary, tokenize_part
 
@@ -35,6 +36,11 @@ RAWS = {"placenta_ensembl_220": "placenta_ensembl_220", "pbmc68k_recovered_700":
 def dictionaries(shared_data: Path, corpus: str) -> dict[str, str]:
     names = {"tokens": "token_dictionary", "medians": "gene_median_dictionary", "mapping": "ensembl_mapping_dict"}
     return {role: str(shared_data / "geneformer" / f"{name}_{corpus}.pkl") for role, name in names.items()}
+
+
+def rows_of(totals: Any) -> Rows:
+    """Library sizes, and keys that no rank depends on."""
+    return Rows(np.asarray(totals, np.float64), np.zeros(len(totals), np.uint64))
 
 
 def tokenize(made: Made, spec: Tokenizer, files: dict[str, str], *, name: str = "tokens") -> dict[str, Path]:
@@ -148,7 +154,7 @@ def test_cells_that_are_cut_and_empty_are_counted(tmp_path: Path) -> None:
         lengths = (counts > 0).sum(axis=1)
         assert tokens.facts["cells_cut"] == (lengths > 8).sum()
         assert tokens.facts["values"] == tokens.facts["values_with_token"] == lengths.sum()
-        assert tokens.facts["input_ids"] == np.minimum(lengths, 8).sum()
+        assert tokens.facts["tokens"] == np.minimum(lengths, 8).sum()
 
 
 def test_a_library_size_of_zero_is_an_error(tmp_path: Path) -> None:
@@ -206,14 +212,14 @@ def test_the_encoder_equals_the_slow_one(case: dict[str, Any]) -> None:
         tokens, np.array(case["token_ids"], np.int32), np.array(case["medians"]), case["prefix"], case["suffix"]
     )
     encoder = RankValueEncoder(vocabulary, max_len_tokens=case["max_len_tokens"])
-    found = encoder.encode(sp.csr_matrix(case["counts"]), case["totals"]).to_pylist()
+    found = encoder.encode(sp.csr_matrix(case["counts"]), rows_of(case["totals"])).columns[0].to_pylist()
     shared = {k: case[k] for k in ("token_ids", "medians", "prefix", "suffix", "max_len_tokens")}
     assert found == [
         slow_rank_value(c.tolist(), t, **shared) for c, t in zip(case["counts"], case["totals"], strict=True)
     ]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "int32", "int64", "float32", "float64"])
 def test_the_type_of_counts_changes_no_token(dtype: str) -> None:
     """The smallest type that holds them is as good as any."""
     counts = random_counts(40, 60, seed=2)
@@ -221,7 +227,8 @@ def test_the_type_of_counts_changes_no_token(dtype: str) -> None:
         {f"t{i}": i for i in range(60)}, np.arange(60, dtype=np.int32), np.linspace(0.5, 3, 60), (), ()
     )
     encoded = [
-        RankValueEncoder(vocabulary, max_len_tokens=30).encode(counts.astype(t), counts.sum(axis=1).A1)
+        RankValueEncoder(vocabulary, max_len_tokens=30).encode(counts.astype(t), rows_of(counts.sum(axis=1).A1))
         for t in (dtype, "uint32")
     ]
-    assert encoded[0].equals(encoded[1])
+    assert encoded[0].columns[0].equals(encoded[1].columns[0])
+    assert encoded[0].counts_with_token == encoded[1].counts_with_token == counts.sum()

@@ -89,7 +89,9 @@ def test_what_an_export_needs_is_run_in_any_case(root: Path) -> None:
 def test_the_resolved_config_names_every_default(root: Path) -> None:
     """Of the dataset and of all that it uses; a changed default is seen."""
     resolved = load(root).resolved("heart")
-    assert resolved["tokenizers"] == {"rank": {"kind": "rank", "max_len_tokens": 2048, "library_size": None}}
+    assert resolved["tokenizers"] == {
+        "rank": {"kind": "rank", "empty": "keep", "max_len_tokens": 2048, "library_size": None}
+    }
     assert resolved["dataset"]["quality"]["min_batch_cells"] == 50
     assert list(resolved["exports"]) == ["hf/cells"]
 
@@ -478,6 +480,39 @@ def test_a_library_size_that_is_not_kept_is_named(root: Path) -> None:
     """The tokenizer reads it from the processed counts."""
     (problem,) = problems(root, config=change(CONFIG, "tokenizers.rank.library_size", "n_counts"))
     assert_said(problem, ".*columns.keep: tokenizer 'rank' takes the library size from 'n_counts', which is not kept.")
+
+
+def test_an_export_of_ids_does_not_take_genes_with_values(root: Path) -> None:
+    """MDS has input_ids alone so far."""
+    config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1"})
+    config = change(config, "exports.mds", {"genes": {"kind": "tokens", "tokenizer": "tahoe"}})
+    (problem,) = problems(root, config=config)
+    assert_said(problem, ".*exports.mds.genes: it takes input_ids; 'tahoe' writes genes and expressions.")
+
+
+def test_a_vocabulary_that_is_not_there_is_named(root: Path) -> None:
+    """Before anything runs; only where the tokenizer is used."""
+    config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": "mine.json"})
+    load(root, config=config)
+    (problem,) = problems(root, {**HEART, "tokenizers": ["tahoe"]}, config)
+    assert_said(problem, ".*tokenizers.tahoe.vocabulary: no file 'mine.json'.")
+    (root / "mine.json").write_text("{}")
+    load(root, {**HEART, "tokenizers": ["tahoe"]}, config)
+
+
+def test_a_column_that_the_tokenizer_writes_is_refused(root: Path) -> None:
+    """One of the two would be lost."""
+    config = change(CONFIG, "tokenizers.rank", {"kind": "sentence"})
+    said = problems(root, change(HEART, "columns.keep", ["cell_sentence_1"]), config)
+    (problem,) = (p for p in said if "no column" not in p)
+    assert_said(problem, ".*exports: hf/cells: tokenizer 'rank' writes 'cell_sentence_1' itself; rename your column.")
+
+
+@pytest.mark.parametrize("edges", [[0], [1, 5], [0, 5, 5], [0, 9, 3]])
+def test_edges_of_bins_rise_from_zero(root: Path, edges: list[int]) -> None:
+    """At least two of them."""
+    (problem,) = problems(root, config=change(CONFIG, "tokenizers.bins", {"kind": "binned", "edges": edges}))
+    assert_said(problem, ".*edges must rise from 0, at least two of them")
 
 
 def test_a_library_size_of_an_export_s_tokenizer_that_is_not_kept_is_named(root: Path) -> None:

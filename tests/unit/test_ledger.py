@@ -9,7 +9,7 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.sources.ledger import COLUMNS, Ledger, retrieve_resource
-from cellmill.tokenizers.geneformer import GeneformerV1, GeneformerV2
+from cellmill.tokenizers import GeneformerV1, GeneformerV2, ScGpt, TahoeX1
 
 ROW = ["a/b.pkl", "1", "https://example.org/b.pkl", "0" * 64, "3", "MIT", "-"]
 
@@ -69,19 +69,19 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_ledger_has_what_the_tokenizers_need(repo: Path) -> None:
-    """Every dictionary of a tokenizer stands there with checksum and size."""
+    """Every dictionary and vocabulary of a tokenizer stands there with checksum and size."""
     ledger = Ledger(repo / "resources" / "ledger.tsv")
-    for tokenizer in (GeneformerV1(), GeneformerV2()):
-        for name in tokenizer.needs().values():
-            entry = ledger.entry(name)
+    for tokenizer in (GeneformerV1(), GeneformerV2(), TahoeX1(), ScGpt()):
+        for path in tokenizer.needs().values():
+            entry = ledger.entry(path.removeprefix("resources/"))
             assert entry.sha256 and entry.bytes and entry.licence
 
 
 def test_the_shipped_ledger_agrees_with_the_mirror(repo: Path, shared_data: Path) -> None:
-    """The dictionaries of the test data are those of the ledger."""
+    """The dictionaries and vocabularies of the test data are those of the ledger."""
     ledger = Ledger(repo / "resources" / "ledger.tsv")
-    entries = [e for e in map(ledger.entry, ledger.names) if e.name.startswith("geneformer/")]
-    assert len(entries) == 6
+    entries = [e for e in map(ledger.entry, ledger.names) if e.name.startswith(("geneformer/", "vocab/"))]
+    assert len(entries) == 8
     for entry in entries:
         content = (shared_data / entry.name).read_bytes()
         assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())

@@ -245,13 +245,15 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
     build_vocabulary(made.genes, files={}, spec=Rank(), out=base / "vocabulary.json", out_genes=base / "v.parquet")
     for part in made.parts:
         vocabulary = {"vocabulary": base / "vocabulary.json", "gene_tokens": base / "v.parquet"}
-        tokenize_part(made.file(part, "h5ad"), **vocabulary, spec=Rank(), out=made.file(part, "tokens"))
+        tokenize_part(made.file(part, "h5ad"), **vocabulary, spec=Rank(), out=base / "rank" / f"{part}.parquet")
         hvg, said = made.file(part, "hvg.npy"), made.file(part, "hvg.json")
         embed_part(made.file(part, "h5ad"), genes=made.genes, model=None, spec=Hvg(n_genes=8), out=hvg, manifest=said)
     spec = made.dataset
     parts = [
         PartFiles(
-            str(made.file(p, "h5ad")), {"rank": str(made.file(p, "tokens"))}, {"hvg": str(made.file(p, "hvg.npy"))}
+            str(made.file(p, "h5ad")),
+            {"rank": str(base / "rank" / f"{p}.parquet")},
+            {"hvg": str(made.file(p, "hvg.npy"))},
         )
         for p in made.parts
     ]
@@ -279,6 +281,7 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
     return WrittenFrom(
         figures=[base / "report" / n for n in NAMES],
         manifests=[base / "hf" / "cells" / "manifest.json"],
+        tokens=[base / "rank" / f"{p}.parquet" for p in made.parts],
         ledger=made.ledger,
         thresholds=made.thresholds,
         genes=made.genes,
@@ -365,10 +368,14 @@ def test_the_page_says_the_numbers_of_the_manifest(written_from: WrittenFrom, tm
 
 
 def test_the_page_says_how_much_the_tokens_cover(written_from: WrittenFrom, tmp_path: Path):
-    """A row per tokenizer, from the manifest's facts."""
+    """A row per tokenizer, as the manifest adds it up: genes, values, counts, and a histogram of the cells."""
     text = write(written_from, tmp_path / "index.html")
     facts = read_json(written_from.manifests[0])["tokens"]["rank"]
-    assert f'<tr><td>rank</td><td class="n">{share(facts["values_with_token"], facts["values"])}</td>' in text
+    shares = [share(facts[f"{what}_with_token"], facts[what]) for what in ("genes", "values", "counts")]
+    assert "<tr><td>rank</td>" + "".join(f'<td class="n">{s}</td>' for s in shares) in text
+    bars = [n for n in facts["tokens_per_cell"]["cells"] if n]
+    svg = re.search(r'<svg role="img" aria-label="0 to [\d,]+ tokens, 32 per bar".*?</svg>', text)
+    assert svg and svg[0].count("<rect") == len(bars) and sum(bars) == facts["cells"]
 
 
 @pytest.mark.parametrize("key", ["ledger", "genes", "train_cells", "dataset"])
@@ -395,7 +402,7 @@ def test_names_are_escaped(written_from: WrittenFrom, tmp_path: Path):
 
 def test_a_dataset_without_exports_has_a_page(written_from: WrittenFrom, tmp_path: Path):
     """No manifest, no tokenizer: the sections say so or are not there."""
-    text = write(dataclasses.replace(written_from, manifests=[]), tmp_path / "index.html")
+    text = write(dataclasses.replace(written_from, manifests=[], tokens=[]), tmp_path / "index.html")
     assert "None is asked for" in text and "<h2>Tokens</h2>" not in text
 
 

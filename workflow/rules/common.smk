@@ -246,7 +246,7 @@ def tokenizer_spec(wildcards):
 
 
 def tokenizer_files(wildcards):
-    return [f"resources/{name}" for name in tokenizer_spec(wildcards).needs().values()]
+    return list(tokenizer_spec(wildcards).needs().values())
 
 
 # --- embedders
@@ -308,6 +308,11 @@ def figures(wildcards):
     if dataset_of(wildcards).quality.doublets is not None:
         names.append("doublets.svg")
     return [f"results/{wildcards.dataset}/report/{name}" for name in names]
+
+
+def all_tokens(wildcards):
+    pattern = f"results/{wildcards.dataset}/tokenized/{{t}}/{{p}}.parquet"
+    return expand(pattern, t=PROJECT.tokenizers_of(wildcards.dataset), p=parts_of(wildcards))
 
 
 def export_manifests(wildcards):

@@ -1,4 +1,4 @@
-# in:  quality, thresholds, cells, genes and one embedding of all parts; the manifests of the exports
+# in:  quality, thresholds, cells, genes, tokens and one embedding of all parts; the manifests of the exports
 # out: results/{dataset}/report/quality.svg    metrics of every raw cell, with the thresholds     contract: report
 #      results/{dataset}/report/cells.svg      where the cells went
 #      results/{dataset}/report/genes.svg      which genes vary
@@ -90,6 +90,7 @@ rule write_report:
         figures=figures,
         manifests=export_manifests,
         doublets=doublet_scores,
+        tokens=all_tokens,
         ledger="results/{dataset}/quality/ledger.parquet",
         thresholds="results/{dataset}/quality/thresholds.json",
         genes="results/{dataset}/genes/genes.parquet",

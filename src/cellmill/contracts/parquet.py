@@ -29,14 +29,21 @@ def write_batches(
     batches: Iterable[pa.RecordBatch],
     contract: Contract,
     facts: dict[str, Any] | None = None,
+    *,
+    writer: dict[str, Any] | None = None,
 ) -> None:
-    """Write batches as they come, one row group each, atomically; the facts are read when all are written."""
+    """Write batches as they come, one row group each, atomically; the facts are read when all are written.
+
+    ``writer`` are more options of ``pyarrow.parquet.ParquetWriter``.
+    """
     with replacing(path) as aside:
-        with pq.ParquetWriter(aside, schema, compression="zstd", write_statistics=True) as writer:
+        with pq.ParquetWriter(
+            aside, schema, **{"compression": "zstd", "write_statistics": True} | (writer or {})
+        ) as file:
             for batch in batches:
-                writer.write_batch(batch)
+                file.write_batch(batch)
             said = {"contract": str(contract), **(facts or {})}
-            writer.add_key_value_metadata({_KEY: json.dumps(said, sort_keys=True).encode()})
+            file.add_key_value_metadata({_KEY: json.dumps(said, sort_keys=True).encode()})
 
 
 def open_file(path: str | PathLike[str], contract: Contract) -> tuple[pq.ParquetFile, dict[str, Any]]:

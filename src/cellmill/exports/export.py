@@ -17,9 +17,9 @@ from cellmill.contracts import embedding, manifest, vocabulary
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts.counts import CountsPart
-from cellmill.contracts.tokens import TokensPart
+from cellmill.contracts.tokens import TokensPart, added_up
 from cellmill.exports import Export
-from cellmill.exports.rows import Header, PartFiles, common_schema, needs, ordered
+from cellmill.exports.rows import Header, PartFiles, common_schema, left_out, needs, ordered, token_column
 from cellmill.files import replacing, scratch
 from cellmill.quality.ledger import account
 
@@ -60,8 +60,12 @@ def export(
     format_ = path.split("/")[0]
     table, gene_facts = gene_files.read_genes(genes)
     accounted = account(ledger)
-    header = _header(parts, spec, about, table, accounted)
-    columns = needs(counts=spec.with_counts, tokens=spec.tokenizers, embeddings=spec.embedders)
+    missing = left_out(parts)
+    header = _header(parts, spec, about, table, accounted, missing)
+    columns = (
+        *needs(counts=spec.with_counts, embeddings=spec.embedders),
+        *(token_column(t, c) for t, found in header.tokens.items() for c in found),
+    )
     tokens = vocabulary.read_tokens(vocabulary_file) if vocabulary_file is not None else None
     with replacing(Path(out).parent, directory=True) as folder:
         with scratch(folder / "rows") as spill:
@@ -86,6 +90,7 @@ def export(
             "order": "each split in the order of a hash of the cell id",
             "facts": facts,
             "tokens": _token_facts(parts, spec),
+            **({"left_out": missing} if missing else {}),
             "parts": {str(Path(p.processed).stem): CountsPart(p.processed).n_cells for p in parts},
         }
         if format_ == "hf":
@@ -121,32 +126,39 @@ def name_rows(said: dict[str, Any]) -> list[tuple[str, str, int, int]]:
     return [(o, means, names[o], counts.get(o, 0)) for o, means in (KEPT | DROPPED).items() if o in names]
 
 
-def _header(parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any]) -> Header:
+def _header(
+    parts: Sequence[PartFiles], spec: Export, about: About, genes: Any, ledger: dict[str, Any], missing: dict[str, int]
+) -> Header:
     with CountsPart(parts[0].processed) as part:
         dtype = np.dtype(part.dtype)
+    tokens = {}
+    for name in spec.tokenizers:
+        with TokensPart(parts[0].tokens[name]) as file:
+            tokens[name] = {column: file.facts["exported"][column] for column in file.fields}
     asked = getattr(spec, "columns", None)
     columns = about.kept_columns if asked is None else asked
     return Header(
         dataset=about.dataset,
-        cells={s: ledger["splits"].get(s, 0) for s in about.split["fractions"]},
+        cells={s: ledger["splits"].get(s, 0) - missing.get(s, 0) for s in about.split["fractions"]},
         genes=genes[["gene_id", "gene_symbol"]],
         counts_dtype=dtype,
         obs=common_schema(parts, columns),
+        tokens=tokens,
         widths={e: int(embedding.read(parts[0].embeddings[e]).shape[1]) for e in spec.embedders},
         batch=about.columns.batch,
         label=about.columns.label,
     )
 
 
-def _token_facts(parts: Sequence[PartFiles], spec: Export) -> dict[str, dict[str, int]]:
+def _token_facts(parts: Sequence[PartFiles], spec: Export) -> dict[str, dict[str, Any]]:
     """What the tokenizers reported, added up over the parts."""
-    facts: dict[str, dict[str, int]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for name in spec.tokenizers:
-        total: Counter[str] = Counter()
+        files = []
         for part in parts:
             with TokensPart(part.tokens[name]) as file:
-                total.update({k: v for k, v in file.facts.items() if isinstance(v, int)})
-        facts[name] = dict(sorted(total.items()))
+                files.append(file.facts)
+        facts[name] = added_up(files)
     return facts
 
 

@@ -21,11 +21,11 @@ GROUP_ROWS = 4_096
 
 
 class HfSingle(Spec, ExportSpec):
-    """One row per cell: `cell_id`, `input_ids`, `embedding_<name>`, and the obs columns asked for."""
+    """One row per cell: `cell_id`, the tokens, `embedding_<name>`, and the obs columns asked for."""
 
     kind: Literal["single"] = "single"
     tokenizer: Name | None = "rank"
-    """Which tokens go into `input_ids`; `null`: none."""
+    """Whose tokens to write, `input_ids` or what the tokenizer's columns are called; `null`: none."""
     embeddings: list[Name] = ["pca"]
     """Which embeddings to add, each as a column of fixed size."""
     columns: list[Column] | None = None
@@ -96,14 +96,21 @@ def _write_single(
     import pyarrow as pa
 
     from cellmill.contracts.vocabulary import write_tokens
-    from cellmill.exports.rows import in_groups
+    from cellmill.exports.rows import in_groups, token_column
 
+    types = {
+        "list<int32>": pa.list_(pa.int32()),
+        "list<int64>": pa.list_(pa.int64()),
+        "list<float>": pa.list_(pa.float32()),
+        "string": pa.string(),
+    }
     columns = [f.name for f in header.obs]
     with _ParquetFiles(out) as files:
         for split, number, table in in_groups(rows, group_rows=GROUP_ROWS, file_rows=spec.cells_per_file):
             shown = {"cell_id": table["cell_id"].cast(pa.string())}
             if spec.tokenizer is not None:
-                shown["input_ids"] = table[f"tokens:{spec.tokenizer}"].cast(pa.list_(pa.int32()))
+                for column, type_ in header.tokens[spec.tokenizer].items():
+                    shown[column] = table[token_column(spec.tokenizer, column)].cast(types[type_])
             shown |= {f"embedding_{e}": table[f"embedding:{e}"] for e in spec.embeddings}
             files.add(split, number, pa.table(shown | {c: table[c] for c in columns}))
     if vocabulary is not None:

@@ -36,6 +36,8 @@ class Header:
     """The obs columns that stay with the cells: string, bool, int64 or float64."""
     widths: dict[str, int] = field(default_factory=dict)
     """Dimensions of each embedding, by embedder."""
+    tokens: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Columns of tokens and the type that exports give them, such as ``list<int32>``, by tokenizer."""
     batch: str | None = None
     """The dataset's batch column."""
     label: str | None = None
@@ -46,7 +48,8 @@ def needs(*, counts: bool = False, tokens: tuple[str, ...] = (), embeddings: tup
     """Names of the columns an export asks for besides ``cell_id`` and the obs columns.
 
     A batch has: ``cell_id`` large_string; ``genes`` large_list<uint16|uint32> (columns of the gene space, rising)
-    and ``counts`` large_list<unsigned>; ``tokens:<tokenizer>`` large_list<int32>;
+    and ``counts`` large_list<unsigned>; ``tokens:<tokenizer>`` large_list of whole numbers, which are its
+    ``input_ids``; ``tokens:<tokenizer>:<column>`` for columns of another name, in the types of the token file;
     ``embedding:<embedder>`` fixed_size_list<float32>; and the obs columns under their own names.
     """
     return (
@@ -54,6 +57,11 @@ def needs(*, counts: bool = False, tokens: tuple[str, ...] = (), embeddings: tup
         *(f"tokens:{t}" for t in tokens),
         *(f"embedding:{e}" for e in embeddings),
     )
+
+
+def token_column(tokenizer: str, column: str) -> str:
+    """The name of a column of tokens in a batch."""
+    return f"tokens:{tokenizer}" if column == "input_ids" else f"tokens:{tokenizer}:{column}"
 
 
 BLOCK_ROWS = 8_192
@@ -78,7 +86,7 @@ def ordered(
     scratch: Path,
     bucket_bytes: int = BUCKET_BYTES,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """All kept cells, split by split, each split in the order of a hash of the cell id.
+    """All kept cells that no tokenizer leaves out, split by split, each split in the order of a hash of the cell id.
 
     That order is a shuffle, and the same for the same cells in any parts.
     It is made in two passes in bounded memory: rows go to buckets by the first bits of their hash (on the disk of
@@ -136,7 +144,8 @@ def _blocks(
     names = list(header.cells)
     with ExitStack() as stack:
         counts = stack.enter_context(CountsPart(part.processed))
-        tokens = {n: stack.enter_context(TokensPart(part.tokens[n])) for n in part.tokens if f"tokens:{n}" in columns}
+        read = {c.split(":")[1] for c in columns if c.startswith("tokens:")}
+        tokens = {n: stack.enter_context(TokensPart(part.tokens[n])) for n in part.tokens if n in read}
         vectors = {n: embedding.read(part.embeddings[n]) for n in part.embeddings if f"embedding:{n}" in columns}
         obs = counts.obs_table()
         for name, aligned in [*((n, t.n_cells) for n, t in tokens.items()), *((n, len(v)) for n, v in vectors.items())]:
@@ -156,14 +165,46 @@ def _blocks(
                 index_type = np.uint16 if counts.n_genes <= 1 << 16 else np.uint32
                 rows["genes"] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.indices.astype(index_type)))
                 rows["counts"] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.data))
+            there = np.ones(stop - start, np.bool_)
             for name, file in tokens.items():
-                rows[f"tokens:{name}"] = file.block(start)["input_ids"].combine_chunks()
+                table = file.rows(start, stop)
+                there &= ~table["left_out"].to_numpy()
+                for column in file.fields:
+                    if token_column(name, column) in columns:
+                        rows[token_column(name, column)] = table[column].combine_chunks()
             for name, array in vectors.items():
                 flat = pa.array(np.ascontiguousarray(array[start:stop]).ravel(), pa.float32())
                 rows[f"embedding:{name}"] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
             for field_ in header.obs:
                 rows[field_.name] = obs[field_.name].slice(start, stop - start).combine_chunks().cast(field_.type)
-            yield pa.RecordBatch.from_pydict(rows), keys[start:stop], splits[start:stop]
+            batch = pa.RecordBatch.from_pydict(rows)
+            if there.all():
+                yield batch, keys[start:stop], splits[start:stop]
+            else:
+                yield batch.filter(pa.array(there)), keys[start:stop][there], splits[start:stop][there]
+
+
+def left_out(parts: Sequence[PartFiles]) -> dict[str, int]:
+    """Cells that a tokenizer of theirs leaves out, by split; splits without any do not stand there."""
+    import numpy as np
+
+    from cellmill.contracts.counts import CountsPart
+    from cellmill.contracts.tokens import TokensPart
+
+    total: dict[str, int] = {}
+    for part in parts:
+        out: np.ndarray | bool = False
+        for path in part.tokens.values():
+            with TokensPart(path) as file:
+                if file.facts["cells_left_out"]:
+                    out |= file.rows(0, file.n_cells, ["left_out"])["left_out"].to_numpy()
+        if np.any(out):
+            with CountsPart(part.processed) as counts:
+                found = counts.obs["split"][out].value_counts()
+            for split, cells in found.items():
+                if cells:
+                    total[str(split)] = total.get(str(split), 0) + int(cells)
+    return dict(sorted(total.items()))
 
 
 class _Spill:

@@ -23,6 +23,7 @@ from cellmill.contracts import manifest as manifests
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import subset as subset_files
 from cellmill.contracts.doublets import DoubletScores
+from cellmill.contracts.tokens import TokensPart, added_up
 from cellmill.contracts.versions import REPORT
 from cellmill.errors import CellmillError
 from cellmill.exports.export import drawn_from, gene_names, name_rows
@@ -74,6 +75,8 @@ class WrittenFrom:
     """The figures, each named after its caption."""
     manifests: Sequence[File]
     """``manifest.json`` of every export."""
+    tokens: Sequence[File]
+    """``tokenized/{tokenizer}/{part}.parquet``: the folder names the tokenizer."""
     ledger: File
     thresholds: File
     genes: File
@@ -127,7 +130,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "thresholds": _thresholds(quality_files.read_thresholds(made.thresholds)),
         "doublets": _doublets(DoubletScores(made.doublets)) if "doublets" in checked else None,
         "exports": [_export(said, dataset) for said in exports],
-        "tokenizers": _tokenizers(exports, config),
+        "tokenizers": _tokenizers(made.tokens, config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
         "captions": CAPTIONS,
         "contract": str(REPORT),
@@ -282,28 +285,52 @@ def _export(said: dict[str, Any], dataset: str) -> dict[str, Any]:
     }
 
 
-def _tokenizers(exports: Iterable[dict[str, Any]], config: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each tokenizer reported, as the exports that carry its tokens say."""
-    found: dict[str, dict[str, Any]] = {}
-    for said in exports:
-        for name, facts in said["tokens"].items():
-            if found.setdefault(name, facts) != facts:
-                raise CellmillError(
-                    f"manifest.json of {said['export']}",
-                    f"tokenizer '{name}' reports {_brief(facts)}, in another export {_brief(found[name])}.",
-                    "Delete both manifests and run snakemake again.",
-                )
-    return [
-        {
-            "name": name,
-            "covered": share(facts["values_with_token"], facts["values"]),
-            "per_cell": f"{facts['input_ids'] / facts['cells']:,.0f}" if facts["cells"] else "–",
-            "limit": config["tokenizers"].get(name, {}).get("max_len_tokens"),
-            "cut": facts["cells_cut"],
-            "empty": facts["cells_empty"],
-        }
-        for name, facts in sorted(found.items())
-    ]
+def _tokenizers(files: Iterable[File], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each tokenizer reported, over all parts."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in files:
+        with TokensPart(path) as file:
+            found.setdefault(Path(path).parent.name, []).append(file.facts)
+    rows = []
+    for name, parts in sorted(found.items()):
+        facts = added_up(parts)
+        rows.append(
+            {
+                "name": name,
+                "of_genes": share(facts["genes_with_token"], facts["genes"]),
+                "of_values": share(facts["values_with_token"], facts["values"]),
+                "of_counts": share(facts["counts_with_token"], facts["counts"]),
+                "per_cell": f"{facts['tokens'] / facts['cells']:,.0f}" if facts["cells"] else "–",
+                "histogram": _histogram(facts["tokens_per_cell"]),
+                "limit": config["tokenizers"].get(name, {}).get("max_len_tokens"),
+                "cut": facts["cells_cut"],
+                "empty": facts["cells_empty"],
+                "left_out": sum(facts["cells_left_out"].values()),
+            }
+        )
+    return rows
+
+
+BARS = 40
+
+
+def _histogram(said: dict[str, Any]) -> Markup:
+    """Tokens per cell as small bars, of equal width in tokens; cells without any are the first."""
+    cells, width = said["cells"], said["width"]
+    together = max(1, -(-len(cells) // BARS))
+    bars = [sum(cells[i : i + together]) for i in range(0, len(cells), together)]
+    most = max(bars, default=0)
+    if not most:
+        return Markup("–")
+    drawn = "".join(
+        f'<rect x="{3 * i}" y="{24 - h}" width="2" height="{h}"/>'
+        for i, n in enumerate(bars)
+        if (h := -(-24 * n // most))
+    )
+    label = f"0 to {len(cells) * width:,} tokens, {together * width} per bar"
+    return Markup(
+        '<svg role="img" aria-label="{0}" width="{1}" height="24" fill="currentColor"><title>{0}</title>{2}</svg>'
+    ).format(label, 3 * len(bars), Markup(drawn))
 
 
 # --- figures

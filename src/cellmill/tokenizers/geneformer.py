@@ -7,25 +7,29 @@ Its own output on real cells is the test: equal token for token, near-ties inclu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cellmill.spec import Column, PositiveInt, Spec
+from pydantic import Field
+
+from cellmill.spec import Column, PositiveInt
+from cellmill.tokenizers.encoder import TokenizerSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cellmill.contracts.vocabulary import Vocabulary
+    from cellmill.tokenizers.rank_value import RankValueEncoder
 
 
-class _Geneformer(Spec):
+class _Geneformer(TokenizerSpec):
     library_size: Column | None = None
-    """Obs column with the total counts (Geneformer's `n_counts`); `null`: the sum over the genes of this dataset."""
+    """Obs column with the total counts (Geneformer's `n_counts`); `null`: the sum over all genes that were measured."""
 
     def needs(self) -> dict[str, str]:
-        """Outside files by role, as names of `resources/ledger.tsv`."""
+        """The dictionaries of the corpus that the model was trained on."""
         corpus = "gc30M" if self.kind == "geneformer_v1" else "gc95M"  # type: ignore[attr-defined]
         return {
-            role: f"geneformer/{file}_{corpus}.pkl"
+            role: f"resources/geneformer/{file}_{corpus}.pkl"
             for role, file in (
                 ("tokens", "token_dictionary"),
                 ("medians", "gene_median_dictionary"),
@@ -61,6 +65,11 @@ class _Geneformer(Spec):
             suffix=(tokens["<eos>"],) if special else (),
         )
 
+    def encoder(self, vocabulary: Vocabulary) -> RankValueEncoder:
+        from cellmill.tokenizers.rank_value import RankValueEncoder
+
+        return RankValueEncoder(vocabulary, max_len_tokens=self.max_len_tokens)  # type: ignore[attr-defined]
+
 
 class GeneformerV1(_Geneformer):
     """Geneformer V1 (30 million cells): 25,426 tokens, no special tokens around the cell."""
@@ -74,5 +83,5 @@ class GeneformerV2(_Geneformer):
     """Geneformer V2 (104 million cells): 20,275 tokens, `<cls>` first and `<eos>` last."""
 
     kind: Literal["geneformer_v2"] = "geneformer_v2"
-    max_len_tokens: PositiveInt = 4096
+    max_len_tokens: Annotated[int, Field(ge=3)] = 4096
     """Longest cell in tokens, `<cls>` and `<eos>` included."""

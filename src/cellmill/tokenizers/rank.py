@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cellmill.spec import Column, PositiveInt, Spec
+from cellmill.spec import Column, PositiveInt
+from cellmill.tokenizers.encoder import TokenizerSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cellmill.contracts.vocabulary import Vocabulary
+    from cellmill.tokenizers.rank_value import RankValueEncoder
 
 
-class Rank(Spec):
+class Rank(TokenizerSpec):
     """Rank-value encoding learned from this dataset's training cells: runs anywhere, downloads nothing."""
 
     kind: Literal["rank"] = "rank"
     max_len_tokens: PositiveInt = 2048
     """Longest cell in tokens; the lowest ranks beyond it are cut, and the cells cut are counted."""
     library_size: Column | None = None
-    """Obs column with the cell's total counts; `null`: the sum over the genes of this dataset."""
-
-    def needs(self) -> dict[str, str]:
-        """Outside files by role: none."""
-        return {}
+    """Obs column with the cell's total counts; `null`: the sum over all genes that were measured."""
 
     def learn(self, genes: pd.DataFrame, files: dict[str, str]) -> Vocabulary:
         """The vocabulary over the dataset's gene table.
@@ -43,3 +41,8 @@ class Rank(Spec):
         token_ids = np.full(len(genes), -1, np.int32)
         token_ids[seen] = np.arange(2, 2 + seen.sum())
         return Vocabulary(tokens, token_ids, genes["nonzero_median"].to_numpy(np.float64), prefix=(), suffix=())
+
+    def encoder(self, vocabulary: Vocabulary) -> RankValueEncoder:
+        from cellmill.tokenizers.rank_value import RankValueEncoder
+
+        return RankValueEncoder(vocabulary, max_len_tokens=self.max_len_tokens)

@@ -1,0 +1,93 @@
+"""All tokenizers through the whole workflow, on the bundled cells, with vocabularies of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from .project import Project
+
+KINDS = ("rank", "tahoe_x1", "scgpt", "binned", "log", "sentence")
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Project:
+    """The vocabulary has ten genes, so that some cells are empty; `tahoe_x1` drops them, `scgpt` keeps them."""
+    project = Project.create(tmp_path_factory.mktemp("tokenized"))
+    genes = anndata.read_h5ad(finished.results("pbmc68k") / "processed" / "0.h5ad").var_names[:10]
+    tokens = {"<pad>": 0, "<cls>": 1} | {g: i + 2 for i, g in enumerate(genes)}
+    (project.root / "vocabulary.json").write_text(json.dumps(tokens))
+    project.edit_config(
+        {
+            "tokenizers": {
+                "tahoe_x1": {"vocabulary": "vocabulary.json", "shuffle": True},
+                "scgpt": {"vocabulary": "vocabulary.json", "max_len_tokens": 4},
+                "sentence": {"lengths": [5, 20]},
+            },
+            "exports": {
+                "hf": {
+                    k: {"kind": "single", "tokenizer": k, "embeddings": [], "columns": ["bulk_labels"]} for k in KINDS
+                },
+                "mds": {"binned": {"kind": "tokens", "tokenizer": "binned"}},
+            },
+        }
+    )
+    path = project.root / "config" / "datasets" / "pbmc68k.yaml"
+    said = path.read_text()
+    project.write_dataset("small", **yaml.safe_load(said) | _asked())
+    project.run("--config", 'datasets=["small"]', "--set-threads", "tokenize_part=2")
+    return project
+
+
+def _asked() -> dict[str, list[str]]:
+    return {"tokenizers": list(KINDS), "embedders": [], "exports": [*(f"hf/{k}" for k in KINDS), "mds/binned"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exports_have_the_tokens_in_their_published_types(tokenized: Project, kind: str, tmp_path: Path) -> None:
+    """load_dataset gives every cell that is not left out, with the columns of the tokenizer as in tokenized/."""
+    import datasets
+
+    stored = pq.read_table(tokenized.results("small") / "tokenized" / kind / "0.parquet").to_pylist()
+    there = {row["cell_id"]: row for row in stored if not row["left_out"]}
+    columns = [c for c in stored[0] if c not in ("cell_id", "left_out")]
+    folder = tokenized.results("small") / "hf" / kind
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path))
+    seen = [row for split in loaded.values() for row in split]
+    assert sorted(r["cell_id"] for r in seen) == sorted(there)
+    assert all(row[c] == there[row["cell_id"]][c] for row in seen for c in columns)
+    features = {c: str(loaded["train"].features[c]) for c in columns}
+    if "genes" in columns:
+        assert features == {"genes": "List(Value('int64'))", "expressions": "List(Value('float32'))"}
+    assert list(seen[0]) == ["cell_id", *columns, "bulk_labels"]
+
+
+def test_cells_that_are_left_out_are_counted_everywhere(tokenized: Project) -> None:
+    """In the facts, the manifest, the card and the page; the ledger has them as kept."""
+    said = tokenized.manifest("small", "hf/tahoe_x1")
+    stored = pq.read_table(tokenized.results("small") / "tokenized" / "tahoe_x1" / "0.parquet").to_pandas()
+    number = int(stored["left_out"].sum())
+    assert 0 < number == sum(said["left_out"].values()) == said["ledger"]["kept"] - sum(said["splits"].values())
+    assert said["tokens"]["tahoe_x1"]["cells_left_out"] == said["left_out"]
+    card = (tokenized.results("small") / "hf" / "tahoe_x1" / "README.md").read_text()
+    assert f"| kept, but left out here: no gene of the vocabulary | {number:,} |" in card
+    assert "left_out" not in tokenized.manifest("small", "hf/scgpt")
+    page = (tokenized.results("small") / "report" / "index.html").read_text()
+    assert all(f"<tr><td>{kind}</td>" in page for kind in KINDS)
+
+
+def test_tahoe_x1_has_the_counts_of_the_processed_cells(tokenized: Project) -> None:
+    """In an order of its own, behind <cls> and -2; what scGPT keeps of a longer cell is among the same genes."""
+    counts = anndata.read_h5ad(tokenized.results("small") / "processed" / "0.h5ad").X.toarray()[:, :10]
+    read = {k: pq.read_table(tokenized.results("small") / "tokenized" / k / "0.parquet").to_pylist() for k in KINDS}
+    for cell, tahoe, scgpt in zip(counts, read["tahoe_x1"], read["scgpt"], strict=True):
+        expected = {int(g) + 2: float(cell[g]) for g in np.flatnonzero(cell)}
+        assert (tahoe["genes"][0], tahoe["expressions"][0]) == (1, -2.0)
+        assert dict(zip(tahoe["genes"][1:], tahoe["expressions"][1:], strict=True)) == expected
+        assert set(scgpt["genes"][1:]) <= set(expected) and len(scgpt["genes"]) == min(4, len(expected) + 1)
