@@ -549,5 +549,5 @@ def test_files_of_cells_of_an_older_version_are_refused(name: str, read: Callabl
 
 def test_tokens_of_an_older_version_are_refused() -> None:
     """Written at 43cb615 by ``contracts.tokens.write``: the rows of ``token_rows`` without ``left_out``, ids int32."""
-    with pytest.raises(CellmillError, match=r"found 'tokens 1', this cellmill reads 'tokens 2'.*it is made anew"):
+    with pytest.raises(CellmillError, match=r"found 'tokens 1', this cellmill reads 'tokens 3'.*it is made anew"):
         tokens.TokensPart(ARCHIVES / "tokens_1.parquet")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cellmill.ahead import ahead
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import tokens as contract
 from cellmill.contracts import vocabulary as vocabulary_files
@@ -60,7 +61,7 @@ def tokenize_part(
     """Tokens of every kept cell, row-aligned with the processed part.
 
     A cell without a gene of the vocabulary keeps its row; ``spec.empty`` says whether exports have it.
-    With more threads, blocks are encoded beside the reading and writing; the bytes are the same.
+    With more threads, reading, encoding and writing go on side by side; the bytes are the same.
 
     Raises:
         CellmillError: a library size that is not above 0, or an empty cell that is to be refused.
@@ -79,7 +80,8 @@ def tokenize_part(
         "genes_with_token": int((laid.token_ids >= 0).sum()),
     }
     with CountsPart(processed, threads=threads) as part:
-        contract.write(out, encoder.fields, _batches(part, encoder, spec, facts, threads), facts)
+        batches = _batches(part, encoder, spec, facts, threads)
+        contract.write(out, encoder.fields, batches if threads == 1 else ahead(batches), facts)
 
 
 def _batches(
