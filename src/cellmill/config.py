@@ -443,14 +443,22 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
 
 
 def _check_tokenizers(config: Config, used: Iterable[str], base: Path) -> list[str]:
-    """Files of the user's that a tokenizer in use asks for and that are not there."""
-    specs = ((name, config.tokenizers[name]) for name in dict.fromkeys(used) if name in config.tokenizers)
-    return [
-        f"tokenizers.{name}.{role}: no file '{path}'. Paths are relative to the folder that snakemake runs in."
-        for name, spec in specs
-        for role, path in spec.needs().items()
-        if not path.startswith("resources/") and not (base / path).is_file()
-    ]
+    """Vocabularies that a tokenizer in use asks for and that are not there, or cannot be made in this run."""
+    problems = []
+    for name in dict.fromkeys(used):
+        needs = config.tokenizers[name].needs() if name in config.tokenizers else {}
+        for role, file in needs.items():
+            if file.startswith("resources/"):
+                continue
+            where = f"tokenizers.{name}.{role}"
+            found = vocabulary_files.vocabulary_problems(file, config.vocabularies, base)
+            problems += [f"{where}: {p}" for p in found]
+            made_of = vocabulary_files.datasets_of(file, config.vocabularies)
+            missing = [d for d in made_of if d not in config.datasets]
+            if missing:
+                said = f"'{file}' is made of the genes of {', '.join(missing)}, not in this run"
+                problems.append(f"{where}: {said}. Add {'it' if len(missing) == 1 else 'them'} to datasets.")
+    return problems
 
 
 def _check_files(dataset: Dataset, base: Path) -> list[str]:

@@ -495,9 +495,22 @@ def test_a_vocabulary_that_is_not_there_is_named(root: Path) -> None:
     config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": "mine.json"})
     load(root, config=config)
     (problem,) = problems(root, {**HEART, "tokenizers": ["tahoe"]}, config)
-    assert_said(problem, ".*tokenizers.tahoe.vocabulary: no file 'mine.json'.")
+    assert_said(problem, ".*tokenizers.tahoe.vocabulary: no vocabulary or file 'mine.json'.")
     (root / "mine.json").write_text("{}")
     load(root, {**HEART, "tokenizers": ["tahoe"]}, config)
+
+
+def test_a_tokenizer_takes_a_vocabulary_of_the_configuration_or_the_ledger(root: Path) -> None:
+    """One that is made needs its datasets in the run, those of what it extends, too."""
+    asked = {**HEART, "tokenizers": ["tahoe"]}
+    for name in ("v", "vocab/scgpt_vocab.json"):
+        config = change(with_vocabulary(), "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": name})
+        load(root, asked, config)
+    (root / "config/datasets/lung.yaml").write_text(yaml.safe_dump(HEART))
+    config = change(with_vocabulary(extends="w"), "vocabularies.w", {"datasets": ["heart", "lung"]})
+    (problem,) = problems(root, asked, change(config, "tokenizers.tahoe", {"kind": "scgpt", "vocabulary": "v"}))
+    said = "'v' is made of the genes of lung, not in this run. Add it to datasets."
+    assert_said(problem, f"config/config.yaml, tokenizers.tahoe.vocabulary: {said}")
 
 
 def test_a_column_that_the_tokenizer_writes_is_refused(root: Path) -> None:

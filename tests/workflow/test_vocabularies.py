@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import read_genes
 from cellmill.vocabularies import load_tokens
 
@@ -63,6 +65,28 @@ def test_a_vocabulary_over_two_datasets_extends_another(two: Project):
     before = digests(two.root / "results" / "vocabularies")
     two.run("-f", "--", made, cores=1)
     assert digests(two.root / "results" / "vocabularies") == before
+
+
+def test_a_tokenizer_takes_a_vocabulary_that_the_workflow_makes(two: Project):
+    """It is made first; the ids of the cells are its own, and the genes of both datasets have one."""
+    both = ["pbmc68k", "other"]
+    two.edit_config({"tokenizers": {"mine": {"kind": "tahoe_x1", "vocabulary": "atlas"}}})
+    define(two, both, atlas={"datasets": both})
+    made = "results/other/tokenized/mine/0.parquet"
+    planned = two.planned("--", made)
+    assert {"make_vocabulary": 1, "build_vocabulary": 1, "tokenize_part": 1}.items() <= planned.items()
+    two.run("--", made)
+    atlas = load_tokens(two.root / "results/vocabularies/atlas.json")
+    assert load_tokens(two.root / "results/other/tokenized/mine/vocabulary.json") == atlas
+    tokens = pq.read_table(two.root / made)
+    with CountsPart(two.root / "results/other/processed/0.h5ad") as part:
+        cells, genes = part.rows(0, part.n_cells).toarray(), part.var.index
+    expected = [[1, *(atlas[g] for g, n in zip(genes, cell, strict=True) if n)] for cell in cells.tolist()]
+    assert tokens["genes"].to_pylist() == expected
+    assert two.planned("--", made) == {}
+    (two.root / "few.json").write_text(json.dumps(FEW))
+    define(two, both, atlas={"datasets": both, "extends": "few.json"})
+    assert two.planned("--", made) == {"make_vocabulary": 1, "build_vocabulary": 1, "tokenize_part": 1}
 
 
 def test_a_vocabulary_without_its_datasets_is_not_made(two: Project):

@@ -246,7 +246,8 @@ def tokenizer_spec(wildcards):
 
 
 def tokenizer_files(wildcards):
-    return list(tokenizer_spec(wildcards).needs().values())
+    """The outside files of a tokenizer; a vocabulary of the configuration is made first."""
+    return [vocabulary_file(name, PROJECT.config.vocabularies) for name in tokenizer_spec(wildcards).needs().values()]
 
 
 # --- embedders

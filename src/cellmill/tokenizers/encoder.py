@@ -74,7 +74,7 @@ class TokenizerSpec(Spec):
         return 0
 
     def needs(self) -> dict[str, str]:
-        """Outside files by role: `resources/<name of the ledger>`, or a path of the user's."""
+        """Outside files by role: `resources/<name of the ledger>`, or what the user calls a vocabulary by."""
         return {}
 
     def learn(self, genes: pd.DataFrame, files: dict[str, str]) -> Vocabulary:

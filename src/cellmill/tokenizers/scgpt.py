@@ -44,7 +44,8 @@ class ScGpt(TokenizerSpec):
 
     kind: Literal["scgpt"] = "scgpt"
     vocabulary: Column | None = None
-    """A JSON file `{token: id}` keyed by symbols, of your own; `null`: that of scGPT's whole-human model."""
+    """A vocabulary keyed by symbols: one of `vocabularies:`, a name in `resources/ledger.tsv`, or a path;
+    `null`: that of scGPT's whole-human model."""
     values: Literal["binned", "raw", "log"] = "binned"
     """`binned`: the bin of the count among the cell's quantiles; `raw`: the count; `log`: log1p per 10,000 counts."""
     bins: Annotated[int, Field(ge=3, le=32768)] = 51

@@ -41,7 +41,8 @@ class TahoeX1(TokenizerSpec):
 
     kind: Literal["tahoe_x1"] = "tahoe_x1"
     vocabulary: Column | None = None
-    """A JSON file `{token: id}` keyed by Ensembl ids, of your own; `null`: Tahoe-x1's, rebuilt from its gene table."""
+    """A vocabulary keyed by Ensembl ids: one of `vocabularies:`, a name in `resources/ledger.tsv`, or a path;
+    `null`: Tahoe-x1's, rebuilt from its gene table."""
     cls: bool = True
     """Begin every cell with `<cls>`; newer data of Tahoe come without."""
     min_length: Annotated[int, Field(ge=0)] = 0

@@ -37,6 +37,18 @@ def vocabulary_problems(name: str, made: Iterable[str], base: Path) -> list[str]
     return [f"no vocabulary or file '{name}'. {nearest(name, known)}"]
 
 
+def datasets_of(name: str, vocabularies: Mapping[str, BuildVocabulary]) -> list[str]:
+    """The datasets that must be in the run for this vocabulary to be made; none of one that is not made."""
+    found: list[str] = []
+    seen: set[str] = set()
+    step: str | None = name
+    while step is not None and step in vocabularies and step not in seen:
+        seen.add(step)
+        found += vocabularies[step].datasets
+        step = vocabularies[step].extends
+    return list(dict.fromkeys(found))
+
+
 def problems(vocabularies: Mapping[str, BuildVocabulary], datasets: Iterable[str], base: Path) -> list[str]:
     """What is wrong with ``vocabularies:``; ``datasets``: all that there are files of."""
     found, known = [], sorted(datasets)
