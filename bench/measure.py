@@ -25,7 +25,7 @@ def read(who: str, path: Path) -> Callable[[], object]:
         return peer
     from cellmill.matrix.reader import CountsFile
 
-    def ours(threads: int = int(who.split()[1])) -> int:
+    def ours(threads: int = int(who.split(", ")[1].split()[0])) -> int:
         with CountsFile(path, "X", threads=threads) as file:
             return sum(block.counts.nnz for block in file.blocks(BLOCK_ROWS))
 
@@ -60,13 +60,18 @@ def write(who: str, path: Path) -> Callable[[], object]:
 def quality(who: str, path: Path) -> Callable[[], object]:
     import quality as stages
 
+    if who.startswith("reading alone"):
+        return read("ours, 2 threads", path)
+    if who == "ours, workflow":
+        genes = ["results/atlas/genes/genes.parquet"]
+        return lambda: max(job["mb"] for job in stages.workflow([path], targets=genes, exports=["scdl/counts"]))
     return lambda: (stages.peer if who == "scanpy" else stages.ours)(path)
 
 
 def main() -> int:
     name, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     run = {"read": read, "write": write, "quality": quality}[name](who, path)
-    if name == "read" and who.startswith("ours"):
+    if (name == "read" and who.startswith("ours")) or who.startswith("reading alone"):
         _compile()
     before = time.perf_counter()
     largest_job = run()

@@ -17,9 +17,10 @@ sys.path.insert(0, str(HERE))
 MEASUREMENTS = {
     "read": ("ours, 1 thread", "ours, 2 threads", "anndata backed"),
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
-    "quality": ("ours, 2 threads", "scanpy"),
+    "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
+    "scale": (),
 }
-"""Name: who is measured; the last is the peer."""
+"""Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
 
 
 def main() -> int:
@@ -27,27 +28,42 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; default: all")
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--everything", action="store_true", help="of scale: tokens, embeddings, exports and report, too"
+    )
     asked = parser.parse_args()
     unknown = set(asked.names) - set(MEASUREMENTS)
     if unknown:
         parser.error(f"no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
-    from atlas import atlas
-
-    path = atlas(HERE / "data" / f"atlas_{asked.cells}.h5ad", cells=asked.cells)
-    size = path.stat().st_size / 1e6
-    print(f"{asked.cells:,} cells, {size:,.0f} MB gzip h5ad; the middle of {asked.runs} runs, in turn")
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; " + _versions())
     for name in asked.names or MEASUREMENTS:
-        _table(name, path, asked.cells, asked.runs)
+        if name == "scale":
+            _scale(asked.cells, everything=asked.everything)
+        else:
+            _table(name, asked.cells, asked.runs)
     return 0
+
+
+def _scale(cells: int, *, everything: bool) -> None:
+    from atlas import parts
+    from scale import table
+
+    paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"\nscale: {cells:,} cells, {size:,.0f} MB gzip h5ad in {len(paths)} files; one run")
+    print(table(paths, cells=cells, everything=everything))
 
 
 def _versions() -> str:
     return ", ".join(f"{p} {version(p)}" for p in ("anndata", "h5py", "scanpy", "numpy", "isal", "deflate"))
 
 
-def _table(name: str, path: Path, cells: int, runs: int) -> None:
-    who = MEASUREMENTS[name]
+def _table(name: str, cells: int, runs: int) -> None:
+    from atlas import atlas
+
+    who, path = MEASUREMENTS[name], atlas(HERE / "data" / f"atlas_{cells}.h5ad", cells=cells)
+    size = path.stat().st_size / 1e6
+    print(f"\n{name}: {cells:,} cells, {size:,.0f} MB gzip h5ad; the middle of {runs} runs, in turn")
     found: dict[str, list[tuple[float, float]]] = {w: [] for w in who}
     for _ in range(runs):
         for w in who:
@@ -63,10 +79,10 @@ def _table(name: str, path: Path, cells: int, runs: int) -> None:
             found[w].append((said["seconds"], said["mb"]))
     seconds = {w: statistics.median(s for s, _ in f) for w, f in found.items()}
     peak = {w: statistics.median(m for _, m in f) for w, f in found.items()}
-    print(f"\n{name:<18}{'seconds':>10}{'cells/s':>12}{'peak MB':>10}{'times the peer':>16}")
+    print(f"{'':<26}{'seconds':>10}{'cells/s':>12}{'peak MB':>10}{'times the peer':>16}")
     for w in who:
         ratio = "" if w == who[-1] else f"{seconds[who[-1]] / seconds[w]:.2f}"
-        print(f"{w:<18}{seconds[w]:>10.2f}{cells / seconds[w]:>12,.0f}{peak[w]:>10,.0f}{ratio:>16}")
+        print(f"{w:<26}{seconds[w]:>10.2f}{cells / seconds[w]:>12,.0f}{peak[w]:>10,.0f}{ratio:>16}")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,24 @@ def _list(cells: np.ndarray, used: np.ndarray, starts: np.ndarray, bins: np.ndar
 
 
 @numba.njit(cache=True, nogil=True)
+def _middle(cells: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """The bin (genes,) of each gene's lower median; -1 where it has no value."""
+    found = np.full(cells.shape[1], -1, np.int64)
+    for g in range(cells.shape[1]):
+        total = np.int64(0)
+        for octave in used:
+            for place in range(_BINS):
+                total += cells[octave, g, place]
+        seen = np.int64(0)
+        for octave in used:
+            for place in range(_BINS):
+                seen += cells[octave, g, place]
+                if found[g] < 0 and total > 0 and seen >= (total + 1) // 2:
+                    found[g] = octave * _BINS + place + _LOWEST
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
 def _add_bins(cells: np.ndarray, starts: np.ndarray, bins: np.ndarray, numbers: np.ndarray) -> None:
     for g in range(len(starts) - 1):
         for k in range(starts[g], starts[g + 1]):
@@ -114,10 +132,8 @@ class Histogram:
         ``bin_starts`` (genes + 1,) int64: where each gene's begin; ``bins`` uint16: the upper halves of the float32;
         ``bin_cells`` uint32: the cells in each.
         """
-        for group, n in enumerate(self._ends):
-            _drain(self._gathered[group], n, group << _TOGETHER, self._cells)
-        self._ends[:] = 0
-        used = np.array([i for i, octave in enumerate(self._cells) if octave.any()], np.int64)
+        self._drain()
+        used = self._used()
         starts = np.zeros(self._cells.shape[1] + 1, np.int64)
         _count(self._cells, used, starts)
         bins, cells = np.empty(starts[-1], np.uint16), np.empty(starts[-1], np.uint32)
@@ -126,13 +142,16 @@ class Histogram:
 
     def medians(self) -> np.ndarray:
         """The lower median (genes,) of each gene's values, as the middle of its bin; NaN where it has none."""
-        found = self.bins()
-        starts, cumulative = found["bin_starts"], np.cumsum(found["bin_cells"], dtype=np.int64)
-        out = np.full(len(starts) - 1, np.nan)
-        has = np.flatnonzero(starts[1:] > starts[:-1])
-        before = np.concatenate([np.zeros(1, np.int64), cumulative])[starts[has]]
-        half = before + (cumulative[starts[has + 1] - 1] - before + 1) // 2
-        at = np.searchsorted(cumulative, half, side="left")
-        pattern = (found["bins"][at].astype(np.uint32) << 16) | np.uint32(1 << 15)
-        out[has] = pattern.view(np.float32).astype(np.float64)
-        return out
+        self._drain()
+        found = _middle(self._cells, self._used())
+        pattern = (found.astype(np.uint32) << 16) | np.uint32(1 << 15)
+        return np.where(found >= 0, pattern.view(np.float32).astype(np.float64), np.nan)
+
+    def _drain(self) -> None:
+        for group, n in enumerate(self._ends):
+            _drain(self._gathered[group], n, group << _TOGETHER, self._cells)
+        self._ends[:] = 0
+
+    def _used(self) -> np.ndarray:
+        """Octaves in which a gene has a value."""
+        return np.array([i for i, octave in enumerate(self._cells) if octave.any()], np.int64)
