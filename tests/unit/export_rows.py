@@ -63,7 +63,9 @@ def make_rows(
             "gene_symbol": [None if i == 3 else f"SYM{i}" for i in range(genes)],
         }
     )
-    header = Header("heart", cells, gene_table, np.dtype(counts_dtype), OBS)
+    header = Header(
+        "heart", cells, gene_table, np.dtype(counts_dtype), OBS, tokens={"rank": {"input_ids": "list<int32>"}}
+    )
     return Rows(header, {s: _table(s, n, genes, tokens, counts_dtype, rng, missing) for s, n in cells.items() if n})
 
 
