@@ -401,11 +401,11 @@ def test_the_type_of_counts_changes_no_token(name: str, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"<cls>": 0, "a": 1, "b": 1}, "'a' and 'b' have the id 1"),
-        ({"<cls>": 0, "a": -1}, "the id of 'a' is -1"),
-        ({"<cls>": 0, "a": "1"}, "the id of 'a' is '1'"),
+        ({"<cls>": 0, "a": 1, "b": 1}, r"2 tokens share an id \(a \(1\), b \(1\)\)"),
+        ({"<cls>": 0, "a": -1}, r"ids of 0 to 1 are missing \(1\)"),
+        ({"<cls>": 0, "a": "1"}, r"no whole number as id \('a': '1'\)"),
         ({"a": 0}, "has no token '<cls>'"),
-        ([1], "holds no map of token to id"),
+        ([1], r"found a list, expected \{token: id\}"),
     ],
 )
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path, held: Any, message: str) -> None:
@@ -418,14 +418,14 @@ def test_a_wrong_vocabulary_is_refused(tmp_path: Path, held: Any, message: str) 
 
 def test_genes_are_looked_up_as_the_vocabulary_is_keyed(tmp_path: Path) -> None:
     """Tahoe-x1 by Ensembl id, with or without a version; scGPT by symbol, else by id."""
-    held = {"<cls>": 1, "ENSG00000000003": 7, "TSPAN6": 9, "NOSYMBOL": 4}
+    held = {"<pad>": 0, "<cls>": 1, "NOSYMBOL": 2, "ENSG00000000003": 3, "TSPAN6": 4}
     (tmp_path / "v.json").write_text(json.dumps(held))
     genes = pd.DataFrame(
         {"gene_id": ["ENSG00000000003.15", "NOSYMBOL", "x"], "gene_symbol": ["TSPAN6", None, "tspan6"]}
     )
     files = {"vocabulary": str(tmp_path / "v.json")}
-    assert TahoeX1().learn(genes, files).token_ids.tolist() == [7, 4, -1]
-    assert ScGpt().learn(genes, files).token_ids.tolist() == [9, 4, -1]
+    assert TahoeX1().learn(genes, files).token_ids.tolist() == [3, 2, -1]
+    assert ScGpt().learn(genes, files).token_ids.tolist() == [4, 2, -1]
 
 
 def test_the_published_vocabularies_are_read(shared_data: Path) -> None:
