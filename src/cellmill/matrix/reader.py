@@ -192,7 +192,7 @@ class CountsFile:
         return self.obs.index.astype(str).to_numpy(object)
 
     def blocks(self, rows: int = BLOCK_ROWS, *, wanted: np.ndarray | None = None) -> Iterator[Block]:
-        """Row blocks in order, each of at most ``rows`` rows and about 16 million stored values.
+        """Row blocks in order, each of at most ``rows`` rows and about 2 million stored values.
 
         Blocks without a row that is ``wanted`` (cells,) bool may be left out, unread: those of CSR and dense are.
         """
