@@ -551,3 +551,9 @@ def test_tokens_of_an_older_version_are_refused() -> None:
     """Written at 43cb615 by ``contracts.tokens.write``: the rows of ``token_rows`` without ``left_out``, ids int32."""
     with pytest.raises(CellmillError, match=r"found 'tokens 1', this cellmill reads 'tokens 3'.*it is made anew"):
         tokens.TokensPart(ARCHIVES / "tokens_1.parquet")
+
+
+def test_products_of_an_older_version_are_refused() -> None:
+    """Written at b4d6ffc by ``measure_covariance`` from ``random_counts(12, 5)``, of three genes."""
+    with pytest.raises(CellmillError, match=r"found 'covariance 1', this cellmill reads 'covariance 2'.*made anew"):
+        genes.read_arrays(ARCHIVES / "covariance_1.npz", versions.COVARIANCE)

@@ -16,9 +16,9 @@ rule measure_covariance:
         "benchmarks/measure_covariance/{dataset}.{embedder}.{part}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         n_genes=lambda wildcards: embedder_spec(wildcards).n_genes,

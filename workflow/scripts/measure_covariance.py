@@ -1,7 +1,7 @@
 """Products over the training cells of a part, for the PCA."""
 
 from cellmill import script
-from cellmill.embedders.pca import measure_covariance
+from cellmill.embedders.covariance import measure_covariance
 
 with script.job(snakemake) as job:
     measure_covariance(
@@ -9,4 +9,5 @@ with script.job(snakemake) as job:
         genes=job.input.genes,
         n_genes=job.params.n_genes,
         out=job.output.products,
+        threads=job.threads,
     )

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 GRID_BITS = 22
-HALF_BITS = 13
-"""A grid value is split into upper and lower bits: products of halves are exact in float64 matrix products."""
-BLOCK_ROWS = 2_048
+"""Of the grid that values are rounded to."""
 
 
 class Pca(Spec):
@@ -58,39 +56,6 @@ class Pca(Spec):
         return len(offset), lambda counts: project(counts, slots, components, offset)
 
 
-def measure_covariance(
-    processed: str | PathLike[str], *, genes: str | PathLike[str], n_genes: int, out: str | PathLike[str]
-) -> None:
-    """Sums and products of the training cells of one part over the variable genes, as whole numbers."""
-    import numpy as np
-
-    from cellmill.contracts.counts import CountsPart
-    from cellmill.contracts.genes import read_genes, variable_columns, write_arrays
-    from cellmill.contracts.versions import COVARIANCE
-    from cellmill.embedders.normalize import log_normalized, slots_of
-    from cellmill.progress import progress
-
-    table, _ = read_genes(genes)
-    columns = variable_columns(table, n_genes)
-    p = len(columns)
-    slots = slots_of(columns, len(table))
-    sums = np.zeros(p, np.int64)
-    products = {name: np.zeros((p, p), np.int64) for name in ("high", "cross", "low")}
-    with CountsPart(processed) as part, progress(part.n_cells, "cells", "covariance") as counter:
-        training = (part.obs["split"] == "train").to_numpy()
-        for start, stop, counts in part.blocks(BLOCK_ROWS):
-            grid = np.rint(log_normalized(counts[training[start:stop]], slots, p) * 2.0**GRID_BITS)
-            high = np.floor(grid * 2.0**-HALF_BITS)
-            low = grid - high * 2.0**HALF_BITS
-            sums += grid.sum(axis=0).astype(np.int64)
-            products["high"] += (high.T @ high).astype(np.int64)
-            products["cross"] += (high.T @ low).astype(np.int64)
-            products["low"] += (low.T @ low).astype(np.int64)
-            counter.update(stop - start)
-    n = np.array([training.sum()], np.int64)
-    write_arrays(out, {"n": n, "columns": columns, "sums": sums, **products}, str(COVARIANCE))
-
-
 def fit_pca(parts: Sequence[str | PathLike[str]], *, spec: Pca, out: str | PathLike[str]) -> None:
     """Principal components of the training cells of all parts; the largest loading of each is positive.
 
@@ -118,9 +83,10 @@ def fit_pca(parts: Sequence[str | PathLike[str]], *, spec: Pca, out: str | PathL
             f"{n} training cells and {p} variable genes; PCA needs at least two cells and one gene.",
             "Leave 'pca' out of this dataset's embedders, or keep more cells.",
         )
-    cross = total["cross"].astype(np.float64)
-    second = total["high"].astype(np.float64) * 2.0 ** (2 * HALF_BITS) + (cross + cross.T) * 2.0**HALF_BITS
-    second = (second + total["low"].astype(np.float64)) * 2.0 ** (-2 * GRID_BITS)
+    upper = (total["high"].astype(np.float64) * 2.0**32 + total["low"].astype(np.float64)) * 2.0 ** (-2 * GRID_BITS)
+    second = np.zeros((p, p))
+    second[np.triu_indices(p)] = upper
+    second += np.triu(second, 1).T
     mean = total["sums"].astype(np.float64) * 2.0**-GRID_BITS / n
     covariance = (second - n * np.outer(mean, mean)) / (n - 1)
     k = min(spec.n_components, p, n - 1)
