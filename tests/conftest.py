@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .workflow.project import Project
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -28,3 +30,11 @@ def shared_data() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--fix``: write generated files anew where they differ."""
     parser.addoption("--fix", action="store_true", help="write generated files anew where they differ")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """``snakemake --profile profiles/local`` on the bundled cells, with two cores."""
+    project = Project.create(tmp_path_factory.mktemp("finished"))
+    project.run(cores=2)
+    return project
