@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..unit.stages import random_counts, write_raw
 from ..workflow.project import Project
 from .held import Held
 from .slurm import Cluster, missing
@@ -30,11 +31,12 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A fresh working copy."""
-    return Project.create(tmp_path)
+    (tmp_path / "project").mkdir()
+    return Project.create(tmp_path / "project")
 
 
 @pytest.fixture
-def held(finished: Project) -> Iterator[Held]:
-    """A server that gives the bundled cells when it is told to: what asks it stays at work until then."""
-    with Held((finished.results("pbmc68k") / "raw" / "0.h5ad").read_bytes()) as server:
+def held(tmp_path: Path) -> Iterator[Held]:
+    """A server that gives a file of cells when it is told to: what asks it stays at work until then."""
+    with Held(write_raw(tmp_path / "served.h5ad", random_counts(300, 500)).read_bytes()) as server:
         yield server

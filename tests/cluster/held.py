@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,10 +26,11 @@ class Held:
     def release(self) -> None:
         self._free.set()
 
-    def until_asked(self, times: int = 1, seconds: float = 120) -> None:
+    def until_asked(self, run: subprocess.Popen[str], times: int = 1, seconds: float = 120) -> None:
         """Wait for the request of a job that is at work."""
         end = time.monotonic() + seconds
         while self.asked < times:
+            assert run.poll() is None, f"the run ended with {run.returncode}"
             assert time.monotonic() < end, f"asked {self.asked} times, not {times}, within {seconds} s"
             time.sleep(0.1)
 

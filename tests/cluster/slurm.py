@@ -102,6 +102,7 @@ class Cluster:
         """Write the configuration and start every daemon; returns when all nodes are idle."""
         for folder in ("munge", "state", "log", "bin", *(f"spool/{node}" for node in NODES)):
             (self.run / folder).mkdir(parents=True)
+        self.run.chmod(0o755)
         (self.run / "munge").chmod(0o711)
         self._configure()
         key = self.run / "munge" / "key"

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import anndata
 import pytest
 import scipy.sparse as sp
 
+from ..unit.stages import random_counts, write_raw
 from ..workflow.project import Project
 from .held import Held
 from .run import ended, start
@@ -26,7 +26,7 @@ RAW, QUALITY = "results/cells/raw/0.h5ad", "results/cells/quality/0.parquet"
 @pytest.fixture
 def cells(project: Project, held: Held) -> Project:
     """A dataset whose one part comes from the server that holds it back."""
-    project.write_dataset("cells", title="Cells", source={"kind": "files", "files": {"0": held.address}})
+    project.write_dataset("cells", title="Cells", source={"kind": "files", "files": {"0": held.address}}, exports=[])
     project.edit_config({"datasets": ["cells"]})
     return project
 
@@ -45,9 +45,9 @@ def _at_work(cluster: Cluster) -> str:
 
 def test_a_job_that_the_operator_cancels_runs_again(cells: Project, held: Held, cluster: Cluster):
     run = start(cells, cluster, RAW)
-    held.until_asked()
+    held.until_asked(run)
     cluster.call("scancel", _at_work(cluster))
-    held.until_asked(2)
+    held.until_asked(run, 2)
     held.release()
     ended(run, cells, cluster)
     _whole(cells, held)
@@ -55,11 +55,11 @@ def test_a_job_that_the_operator_cancels_runs_again(cells: Project, held: Held, 
 
 def test_a_node_that_goes_down_costs_one_job(cells: Project, held: Held, cluster: Cluster):
     run = start(cells, cluster, RAW)
-    held.until_asked()
+    held.until_asked(run)
     node = cluster.call("squeue", "-h", "-o", "%N", "-j", _at_work(cluster))
     cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     try:
-        held.until_asked(2)
+        held.until_asked(run, 2)
         held.release()
         ended(run, cells, cluster)
     finally:
@@ -69,7 +69,7 @@ def test_a_node_that_goes_down_costs_one_job(cells: Project, held: Held, cluster
 
 def test_more_memory_than_asked_for_is_tried_again_with_more(cells: Project, held: Held, cluster: Cluster):
     held.release()
-    more = ("--set-resources", "measure_quality:mem_mb=350*attempt", "read_labels:mem_mb=350*attempt")
+    more = ("--set-resources", "measure_quality:mem_mb=350*attempt", "read_labels:mem_mb=350*attempt", "--")
     ended(start(cells, cluster, *more, QUALITY), cells, cluster)
     killed = cluster.call("squeue", "-h", "--states=FAILED,OUT_OF_MEMORY,CANCELLED", "-o", "%k %m")
     assert "measure_quality" in killed or "quality" in killed, cluster.call(
@@ -80,8 +80,8 @@ def test_more_memory_than_asked_for_is_tried_again_with_more(cells: Project, hel
 
 def test_more_time_than_asked_for_is_tried_again_with_more(cells: Project, held: Held, cluster: Cluster):
     run = start(cells, cluster, "--set-resources", "retrieve_part:runtime=attempt", "--", RAW)
-    held.until_asked()
-    held.until_asked(2, seconds=240)
+    held.until_asked(run)
+    held.until_asked(run, 2, seconds=240)
     held.release()
     ended(run, cells, cluster)
     assert "TIMEOUT" in cluster.call("squeue", "-h", "--states=TIMEOUT", "-o", "%T %k")
@@ -90,7 +90,7 @@ def test_more_time_than_asked_for_is_tried_again_with_more(cells: Project, held:
 
 def test_the_controller_may_be_started_again(cells: Project, held: Held, cluster: Cluster):
     run = start(cells, cluster, RAW)
-    held.until_asked()
+    held.until_asked(run)
     cluster.stop_daemon("slurmctld")
     time.sleep(10)  # long enough for a look at the jobs that nobody answers
     cluster.start_controller()
@@ -106,13 +106,13 @@ def test_a_killed_run_is_taken_up(cells: Project, held: Held, cluster: Cluster):
     ended(start(cells, cluster, made), cells, cluster)
     written = (cells.root / made).stat().st_mtime_ns
     run = start(cells, cluster, made, RAW)
-    held.until_asked()
+    held.until_asked(run)
     left = _at_work(cluster)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert cluster.jobs("RUNNING") == [left], "SLURM's job outlives the run"
     run = start(cells, cluster, made, RAW)
-    held.until_asked(2)
+    held.until_asked(run, 2)
     assert left not in cluster.jobs()
     held.release()
     said = ended(run, cells, cluster)
@@ -137,14 +137,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_scratch_disk_is_named(
-    finished: Project, project: Project, cluster: Cluster, small_disk: Path, monkeypatch
-):
+def test_a_full_scratch_disk_is_named(project: Project, cluster: Cluster, small_disk: Path, monkeypatch):
     """A matrix by columns is turned on the job's disk; where that is full, rule, part and log stand at the end."""
-    whole = anndata.read_h5ad(finished.results("pbmc68k") / "raw" / "0.h5ad")
-    whole.X = sp.csc_matrix(whole.X)
-    whole.write_h5ad(project.root / "cells.h5ad")
-    project.write_dataset("cells", title="Cells", source={"kind": "files", "files": {"0": "cells.h5ad"}})
+    write_raw(project.root / "cells.h5ad", sp.csc_matrix(random_counts(2000, 500)))
+    project.write_dataset("cells", title="Cells", source={"kind": "files", "files": {"0": "cells.h5ad"}}, exports=[])
     project.edit_config({"datasets": ["cells"]})
     monkeypatch.setenv("CELLMILL_SCRATCH", str(small_disk))
     said = ended(start(project, cluster, "--retries", "0", "--", QUALITY), project, cluster, expect=1)
