@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from .workflow.project import Project
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -28,3 +32,20 @@ def shared_data() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--fix``: write generated files anew where they differ."""
     parser.addoption("--fix", action="store_true", help="write generated files anew where they differ")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """``snakemake --profile profiles/local`` on the bundled cells, two cores; one run for all workers of xdist."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with (shared.parent / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if shared.exists():
+            return Project(shared)
+        making = shared.with_name("finishing")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        Project.create(making).run(cores=2)
+        making.rename(shared)
+    return Project(shared)

@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "summary":
             return _summary(arguments.datasets, arguments.results)
+        if arguments.command == "status":
+            return _status(arguments.datasets)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="what was made, how large it is, and how to load it")
     summary.add_argument("datasets", nargs="*", metavar="DATASET", help="only these (default: all)")
     summary.add_argument("--results", default="results", metavar="FOLDER", help="default: %(default)s")
+    status = commands.add_parser("status", help="of each stage what is done, what runs, and what failed first")
+    status.add_argument("datasets", nargs="*", metavar="DATASET", help="default: those of the configuration")
     check = commands.add_parser(
         "check", help="validate the configuration of this folder, or verify exports against their manifests"
     )
@@ -83,6 +87,22 @@ def _check_exports(paths: Iterable[str]) -> int:
                 f"{path}: {len(said['files']):,} files, {sum(said['splits'].values()):,} cells, as they were written."
             )
     return status
+
+
+# --- status
+
+
+def _status(datasets: list[str]) -> int:
+    import yaml
+
+    from cellmill.config import CONFIG_FILE, load_project
+    from cellmill.operations.status import status
+
+    if not Path(CONFIG_FILE).is_file():
+        raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
+    values = yaml.safe_load(Path(CONFIG_FILE).read_text()) | ({"datasets": datasets} if datasets else {})
+    print(status(load_project(values), datasets))
+    return 0
 
 
 # --- summary

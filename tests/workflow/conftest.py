@@ -1,4 +1,4 @@
-"""One finished run of the default dataset, shared by the tests that only read it."""
+"""Working copies."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 
 from .project import Project
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """``snakemake --profile profiles/local`` on the bundled cells, with two cores."""
-    project = Project.create(tmp_path_factory.mktemp("finished"))
-    project.run(cores=2)
-    return project
 
 
 @pytest.fixture

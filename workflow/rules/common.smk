@@ -4,6 +4,7 @@ import fcntl
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,8 +16,12 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(SRC)}; ")
 from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
+from cellmill.operations.failures import cancel_leftovers, said_of_failures
+from cellmill.operations.times import write_times
 from cellmill.sources.ledger import LEDGER, Ledger
 from cellmill.vocabularies.files import vocabulary_file
+
+STARTED = time.time()
 
 try:
     PROJECT = load_project(config)
@@ -37,6 +42,25 @@ wildcard_constraints:
 
 onstart:
     take_lock()
+    for left in cancel_leftovers(Path(".")):
+        print(f"Cancelled {left}: a killed run of this folder had left it at work on the cluster.", file=sys.stderr)
+
+
+onsuccess:
+    write_all_times()
+
+
+onerror:
+    write_all_times()
+    print(said_of_failures(Path("."), since=STARTED), file=sys.stderr)
+
+
+def write_all_times():
+    """Where the time went, of every dataset that has a report folder; differs from run to run, so no rule makes it."""
+    for dataset in PROJECT.datasets:
+        folder = Path(f"results/{dataset}/report")
+        if folder.is_dir():
+            write_times(Path("."), dataset, table=folder / "times.tsv", figure=folder / "times.svg")
 
 
 def take_lock():

@@ -1,0 +1,112 @@
+"""``cellmill status``: of each stage how much is done, what runs, and what failed first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellmill.errors import CellmillError, nearest
+from cellmill.operations.jobs import Job, at_work, jobs
+
+if TYPE_CHECKING:
+    from cellmill.config import Project
+
+RULES = {
+    "raw": ("retrieve_part", "retrieve_found", "draw_subset", "take_subset"),
+    "quality": (
+        "measure_quality",
+        "read_labels",
+        "set_thresholds",
+        "score_doublets",
+        "find_duplicates",
+        "assign_splits",
+    ),
+    "processed": ("count_gene_cells", "unify_genes", "process_part", "write_ledger"),
+    "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
+    "tokenized": ("build_vocabulary", "tokenize_part"),
+    "embedded": ("measure_covariance", "fit_pca", "embed_part"),
+    "exports": ("export_hf", "export_mds", "export_hdf5", "export_scdl"),
+    "report": ("write_config", "draw_report", "draw_doublets", "write_report"),
+}
+"""The rules of each stage, in the order of the workflow."""
+SHARED = ("retrieve_resource", "make_vocabulary")
+"""Rules whose jobs belong to no dataset."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of a dataset."""
+
+    name: str
+    done: int
+    of: int
+    """Files that it ends in."""
+    jobs: Counter[str]
+    """Jobs that did not end well, by state."""
+
+
+def status(project: Project, datasets: list[str], *, folder: Path = Path()) -> str:
+    """The table for people.
+
+    Raises:
+        CellmillError: where a dataset is not in the configuration.
+    """
+    for name in datasets:
+        if name not in project.datasets:
+            raise CellmillError("config/config.yaml", f"has no dataset '{name}'.", nearest(name, project.datasets))
+    found = jobs(folder)
+    lines = ["a run is at work" if at_work(folder) else "no run is at work in this folder"]
+    for name in datasets or list(project.datasets):
+        mine = [job for job in found if job.dataset == name]
+        rows = list(stages(project, name, mine, folder))
+        width = max(len(row.name) for row in rows)
+        lines += ["", name]
+        for row in rows:
+            more = ", ".join(f"{n} {state}" for state, n in sorted(row.jobs.items()) if n)
+            lines.append(f"  {row.name:<{width}}  {row.done:>6,} of {row.of:,} done{', ' if more else ''}{more}")
+        lines += _first(mine)
+    shared = [job for job in found if job.rule in SHARED]
+    return "\n".join([*lines, *_first(shared)])
+
+
+def stages(project: Project, dataset: str, mine: list[Job], folder: Path) -> Iterator[Stage]:
+    """The stages of a dataset: its files that are there, of those it will have, and jobs that are not done."""
+    for name, rules, files in _files(project, dataset):
+        states = Counter(job.state for job in mine if job.rule in rules and job.state != "done" and _of(job, name))
+        yield Stage(name, sum((folder / file).exists() for file in files), len(files), states)
+
+
+def _files(project: Project, dataset: str) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """``(stage, rules, files that it ends in)``; a stage for each tokenizer, embedder and export."""
+    base, parts = f"results/{dataset}", project.datasets[dataset].source.parts()
+    yield "raw", RULES["raw"], [f"{base}/raw/{p}.h5ad" for p in parts]
+    yield "quality", RULES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
+    yield "processed", RULES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]
+    yield "genes", RULES["genes"], [f"{base}/genes/genes.parquet"]
+    for t in project.tokenizers_of(dataset):
+        yield f"tokenized/{t}", RULES["tokenized"], [f"{base}/tokenized/{t}/{p}.parquet" for p in parts]
+    for e in project.embedders_of(dataset):
+        yield f"embedded/{e}", RULES["embedded"], [f"{base}/embedded/{e}/{p}.npy" for p in parts]
+    for x in project.exports_of(dataset):
+        yield x, (f"export_{x.partition('/')[0]}",), [f"{base}/{x}/manifest.json"]
+    yield "report", RULES["report"], [f"{base}/report/index.html"]
+
+
+def _of(job: Job, stage: str) -> bool:
+    """Whether a job is of this tokenizer, embedder or export, where the stage is of one."""
+    _, _, member = stage.partition("/")
+    return not member or job.name.split(".")[1:2] == [member]
+
+
+def _first(mine: list[Job]) -> list[str]:
+    """The job that failed or was cut off first, why, and where its log lies."""
+    for state in ("failed", "cut off"):
+        ended = sorted((job for job in mine if job.state == state), key=lambda job: job.changed)
+        if ended:
+            first = ended[0]
+            why = first.reason or "its log ends without an error: killed, or out of memory or time"
+            return [f"  {state} first: {first.rule} {first.name}: {why}", f"    log: {first.log}"]
+    return []
