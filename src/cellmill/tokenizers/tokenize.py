@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cellmill.ahead import ahead
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import tokens as contract
 from cellmill.contracts import vocabulary as vocabulary_files
 from cellmill.contracts.counts import CountsPart
+from cellmill.contracts.row_groups import Chunk, RowGroup, encode
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.keys import hash_strings
@@ -61,7 +61,7 @@ def tokenize_part(
     """Tokens of every kept cell, row-aligned with the processed part.
 
     A cell without a gene of the vocabulary keeps its row; ``spec.empty`` says whether exports have it.
-    With more threads, reading, encoding and writing go on side by side; the bytes are the same.
+    With more threads, blocks are read and encoded side by side; the bytes are the same.
 
     Raises:
         CellmillError: a library size that is not above 0, or an empty cell that is to be refused.
@@ -80,33 +80,36 @@ def tokenize_part(
         "genes_with_token": int((laid.token_ids >= 0).sum()),
     }
     with CountsPart(processed, threads=threads) as part:
-        batches = _batches(part, encoder, spec, facts, threads)
-        contract.write(out, encoder.fields, batches if threads == 1 else ahead(batches), facts)
+        contract.write(out, encoder.fields, _groups(part, encoder, spec, facts, threads), facts)
 
 
-def _batches(
+def _groups(
     part: CountsPart, encoder: Encoder, spec: Tokenizer, facts: dict[str, Any], threads: int
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[RowGroup]:
     ids = pa.array(part.obs.index.astype(str), pa.large_string())
     rows = Rows(_library_sizes(part, spec), hash_strings(ids, seed=getattr(spec, "seed", 0), purpose="tokens"))
-    schema = contract.schema(encoder.fields)
     tally = _Tally(part, spec)
     with progress(part.n_cells, "cells", "tokenizing") as counter:
-        for start, stop, counts, encoded in _encoded(part, encoder, rows, threads):
+        for start, stop, counts, encoded, chunks in _encoded(part, encoder, rows, threads):
             left_out = tally.add(start, stop, counts, encoded)
-            yield pa.RecordBatch.from_arrays([ids[start:stop], pa.array(left_out), *encoded.columns], schema=schema)
+            yield RowGroup(stop - start, [encode(ids[start:stop]), encode(pa.array(left_out)), *chunks])
             counter.update(stop - start)
     facts.update(tally.facts())
 
 
-def _encoded(
-    part: CountsPart, encoder: Encoder, rows: Rows, threads: int
-) -> Iterator[tuple[int, int, tuple[int, int], Encoded]]:
-    """``(start, stop, (stored values, their sum), encoded)`` of every block, in order; at most ``threads`` ahead."""
+Block = tuple[int, int, tuple[int, int], Encoded, list[Chunk]]
 
-    def work(start: int, stop: int, counts: Any) -> tuple[int, int, tuple[int, int], Encoded]:
-        mine = Rows(rows.totals[start:stop], rows.keys[start:stop])
-        return start, stop, (counts.nnz, int(counts.data.sum(dtype=np.int64))), encoder.encode(counts, mine)
+
+def _encoded(part: CountsPart, encoder: Encoder, rows: Rows, threads: int) -> Iterator[Block]:
+    """``(start, stop, (stored values, their sum), tokens, the same as Parquet)`` of every block, in order.
+
+    At most ``threads`` blocks are ahead.
+    """
+
+    def work(start: int, stop: int, counts: Any) -> Block:
+        encoded = encoder.encode(counts, Rows(rows.totals[start:stop], rows.keys[start:stop]))
+        chunks = [encode(column) for column in encoded.columns]
+        return start, stop, (counts.nnz, int(counts.data.sum(dtype=np.int64))), encoded, chunks
 
     if threads == 1:
         yield from (work(*block) for block in part.blocks(contract.GROUP_ROWS))
