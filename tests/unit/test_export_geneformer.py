@@ -84,7 +84,7 @@ def test_it_is_what_datasets_saves_itself(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # of datasets itself
 def test_geneformers_embedding_extractor_finds_what_it_asks_for(tmp_path: Path) -> None:
-    """Its steps: filter by a column, shuffle by seed, select, sort by length, batches as tensors, padded to a length."""
+    """Its steps: filter by a column, shuffle by seed, select, sort by length, tensors, padded to the longest."""
     torch = pytest.importorskip("torch")
     rows = make_rows({"train": 300}, missing=False)
     written(tmp_path / "out", rows)

@@ -98,7 +98,7 @@ def write(
 
 
 def _shown(table: pa.Table, columns: dict[str, str], tokens: str) -> pa.RecordBatch:
-    """The columns as they are written, in memory of their own: what lies in gaps and behind the end is then the same."""
+    """The columns as they are written, in memory of their own, so that what lies in gaps is always the same."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -147,12 +147,12 @@ def _appended(numbers: np.ndarray) -> bytes:
 
 
 def _describe(folder: Path, columns: dict[str, str]) -> None:
-    """``state.json`` and ``dataset_info.json``; the fingerprint, by which `datasets` knows its caches, is of the data."""
+    """``state.json`` and ``dataset_info.json``; by the fingerprint, which is of the data, `datasets` knows caches."""
     from cellmill.files import sha256_of
 
     names = sorted(path.name for path in folder.glob("*.arrow"))
     fingerprint = hashlib.sha256("".join(sha256_of(folder / name) for name in names).encode()).hexdigest()[:16]
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": fingerprint,
         "_format_columns": None,

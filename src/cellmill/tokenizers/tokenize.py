@@ -20,7 +20,6 @@ from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.keys import hash_strings
 from cellmill.progress import progress
-from cellmill.quality.metrics import obs_column
 from cellmill.tokenizers import Tokenizer
 from cellmill.tokenizers.encoder import Encoded, Encoder, Rows
 
@@ -86,7 +85,7 @@ def tokenize_part(
 def _groups(
     part: CountsPart, encoder: Encoder, spec: Tokenizer, facts: dict[str, Any], threads: int
 ) -> Iterator[RowGroup]:
-    ids = pa.array(part.obs.index.astype(str), pa.large_string())
+    ids = part.cell_ids
     rows = Rows(_library_sizes(part, spec), hash_strings(ids, seed=getattr(spec, "seed", 0), purpose="tokens"))
     tally = _Tally(part, spec)
     with progress(part.n_cells, "cells", "tokenizing") as counter:
@@ -129,13 +128,13 @@ def _library_sizes(part: CountsPart, spec: Tokenizer) -> np.ndarray:
     if "library_size" not in type(spec).model_fields:
         return np.ones(part.n_cells)
     name = spec.library_size  # type: ignore[union-attr]
-    column = part.obs["total_counts"] if name is None else obs_column(part.obs, name, part.path)
+    column = part.column("total_counts" if name is None else name)
     totals = column.to_numpy(np.float64)
     if not (totals > 0).all():
         row = int(np.flatnonzero(~(totals > 0))[0])
         raise CellmillError(
             part.path,
-            f"the library size of cell '{part.obs.index[row]}' is {totals[row]} (column '{column.name}').",
+            f"the library size of cell '{part.cell_ids[row]}' is {totals[row]} (column '{column.name}').",
             "It must be above 0; name another column in library_size, or null.",
         )
     return totals
@@ -146,7 +145,7 @@ class _Tally:
 
     def __init__(self, part: CountsPart, spec: Tokenizer) -> None:
         self._part, self._spec = part, spec
-        self._split = part.obs["split"].cat
+        self._split = part.column("split").cat
         self._numbers = dict.fromkeys(
             ("cells_cut", "cells_empty", "values", "values_with_token", "counts", "counts_with_token", "tokens"), 0
         )
@@ -165,7 +164,7 @@ class _Tally:
             least = f", fewer than {self._spec.shortest}" if self._spec.shortest else ""
             raise CellmillError(
                 self._part.path,
-                f"cell '{self._part.obs.index[start + row]}' has {int(encoded.expressed[row])} genes with a token of "
+                f"cell '{self._part.cell_ids[start + row]}' has {int(encoded.expressed[row])} genes with a token of "
                 f"'{self._spec.kind}' and {int(encoded.written[row])} tokens{least}.",
                 "Keep it or drop it by the tokenizer's option 'empty', or see why the vocabulary misses its genes.",
             )
