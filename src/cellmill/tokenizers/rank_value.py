@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import pyarrow as pa
@@ -56,7 +58,7 @@ def _encode(
             least = min(least, np.int64(code))
             tokens[found], counts[found] = code, data[k]
             found += np.uint64((code >= 0) & (data[k] != 0))
-        m = np.int64(found)
+        m: Any = np.int64(found)
         for j in range(m):
             counted += np.int64(counts[j])
             # The published order: scaled in float32, then divided by the median in float64.
