@@ -13,14 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+_RUNS = "the middle of {} runs, in turn"
 sys.path.insert(0, str(HERE))
 MEASUREMENTS = {
     "read": ("ours, 1 thread", "ours, 2 threads", "anndata backed"),
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
+    "tokenize": (),
     "scale": (),
 }
-"""Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
+"""Name: who is measured, the last is the peer; `tokenize` and `scale` have tables of their own."""
 
 
 def main() -> int:
@@ -39,6 +41,8 @@ def main() -> int:
     for name in asked.names or MEASUREMENTS:
         if name == "scale":
             _scale(asked.cells, everything=asked.everything)
+        elif name == "tokenize":
+            _tokenize(asked.cells, asked.runs)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -54,8 +58,32 @@ def _scale(cells: int, *, everything: bool) -> None:
     print(table(paths, cells=cells, everything=everything))
 
 
+def _tokenize(cells: int, runs: int) -> None:
+    import tokens
+    from atlas import parts
+
+    out = HERE / "data" / f"processed_{cells}.h5ad"
+    tokens.prepare(parts(HERE / "data" / f"atlas_{cells}", cells=cells), out)
+    print(f"\ntokenize: {cells:,} cells, {out.stat().st_size / 1e6:,.0f} MB processed h5ad; {_RUNS.format(runs)}")
+    found: dict[str, list[dict[str, float]]] = {who: [] for who in tokens.WHO}
+    for _ in range(runs):
+        for who in tokens.WHO:
+            found[who].append(_measured("tokenize", who, out))
+    print(tokens.table(found))
+
+
 def _versions() -> str:
     return ", ".join(f"{p} {version(p)}" for p in ("anndata", "h5py", "scanpy", "numpy", "isal", "deflate"))
+
+
+def _measured(name: str, who: str, path: Path) -> dict[str, float]:
+    """What a process of its own says of one run."""
+    command = [sys.executable, str(HERE / "measure.py"), name, who, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return said
 
 
 def _table(name: str, cells: int, runs: int) -> None:
@@ -63,19 +91,11 @@ def _table(name: str, cells: int, runs: int) -> None:
 
     who, path = MEASUREMENTS[name], atlas(HERE / "data" / f"atlas_{cells}.h5ad", cells=cells)
     size = path.stat().st_size / 1e6
-    print(f"\n{name}: {cells:,} cells, {size:,.0f} MB gzip h5ad; the middle of {runs} runs, in turn")
+    print(f"\n{name}: {cells:,} cells, {size:,.0f} MB gzip h5ad; {_RUNS.format(runs)}")
     found: dict[str, list[tuple[float, float]]] = {w: [] for w in who}
     for _ in range(runs):
         for w in who:
-            done = subprocess.run(
-                [sys.executable, str(HERE / "measure.py"), name, w, str(path)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            said = json.loads(done.stdout.splitlines()[-1])
+            said = _measured(name, w, path)
             found[w].append((said["seconds"], said["mb"]))
     seconds = {w: statistics.median(s for s, _ in f) for w, f in found.items()}
     peak = {w: statistics.median(m for _, m in f) for w, f in found.items()}

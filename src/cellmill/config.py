@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from cellmill.embedders import Embedder
 from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
+from cellmill.exports.geneformer import RANKED
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.quality.names import METRICS, metric_of
@@ -439,6 +440,14 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
                 writes = config.tokenizers[name].columns if name in config.tokenizers else {"input_ids": ""}
                 if "input_ids" not in writes:
                     problems.append(f"{where}: it takes input_ids; '{name}' writes {' and '.join(writes)}.")
+        if path.startswith("geneformer/"):
+            for name in spec.tokenizers:
+                kind = config.tokenizers[name].kind if name in config.tokenizers else RANKED[0]
+                if kind not in RANKED:
+                    problems.append(
+                        f"{where}: Geneformer reads ranked genes; '{name}' is of the kind {kind}. "
+                        f"Name a tokenizer of the kind {', '.join(RANKED)}, or take an export hf."
+                    )
     return problems
 
 

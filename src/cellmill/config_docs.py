@@ -50,6 +50,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Export `mds`", "", exports.MdsTokens),
     ("Export `hdf5`", "", exports.Hdf5Counts),
     ("Export `scdl`", "", exports.ScdlCounts),
+    ("Export `geneformer`", "", exports.GeneformerTokens),
 )
 
 

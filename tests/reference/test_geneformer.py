@@ -219,6 +219,34 @@ def test_the_encoder_equals_the_slow_one(case: dict[str, Any]) -> None:
     ]
 
 
+def test_a_vocabulary_of_many_tokens_is_encoded_as_a_small_one() -> None:
+    """Ids of more than 15 bits, which the encoder keeps in another type; some columns share a token."""
+    counts = random_counts(30, 60, seed=3)
+    token_ids = np.r_[np.arange(50), np.arange(10)].astype(np.int32)
+    medians = np.r_[np.linspace(0.5, 3, 50), np.linspace(0.5, 3, 50)[:10]]
+    found = []
+    for first in (0, 70_000):
+        tokens = {f"t{i}": first + i for i in range(50)}
+        vocabulary = Vocabulary(tokens, token_ids + np.int32(first), medians, (), ())
+        encoder = RankValueEncoder(vocabulary, max_len_tokens=30)
+        encoded = encoder.encode(counts, rows_of(counts.sum(axis=1).A1)).columns[0].to_pylist()
+        found.append([[token - first for token in cell] for cell in encoded])
+    assert found[0] == found[1]
+
+
+def test_a_stored_zero_is_no_count() -> None:
+    """As if it were not there, also where columns share a token."""
+    counts = random_counts(30, 60, seed=4).astype(np.uint16)
+    stored = sp.csr_matrix((np.arange(1, 1801, dtype=np.uint16).reshape(30, 60)))
+    stored.data[:] = counts.toarray()[stored.nonzero()]
+    assert (stored.data == 0).any()
+    vocabulary = Vocabulary({f"t{i}": i for i in range(50)}, np.arange(60, dtype=np.int32) % 50, np.ones(60), (), ())
+    encoder, totals = RankValueEncoder(vocabulary, max_len_tokens=30), rows_of(counts.sum(axis=1).A1)
+    with_zeros, without = (encoder.encode(c, totals) for c in (stored, counts))
+    assert with_zeros.columns[0].equals(without.columns[0])
+    assert with_zeros.values_with_token == without.values_with_token == (counts.toarray() > 0).sum()
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "int32", "int64", "float32", "float64"])
 def test_the_type_of_counts_changes_no_token(dtype: str) -> None:
     """The smallest type that holds them is as good as any."""

@@ -94,9 +94,9 @@ def test_many_values_that_nearly_agree_are_still_in_order(rising: bool) -> None:
 
 
 def order_of(row: np.ndarray) -> np.ndarray:
-    order, spare = np.empty(len(row) + 1, np.uint64), np.empty(len(row) + 1, np.uint64)
+    order, spare = np.empty(len(row) + 1, np.uint32), np.empty(len(row) + 1, np.uint32)
     falling_order(row, len(row), order, spare, np.empty(DIGITS, np.int32), np.empty(DIGITS, np.int32))
-    return (order[: len(row)] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return order[: len(row)].astype(np.int64)
 
 
 # tahoe_x1

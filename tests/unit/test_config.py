@@ -490,6 +490,20 @@ def test_an_export_of_ids_does_not_take_genes_with_values(root: Path) -> None:
     assert_said(problem, ".*exports.mds.genes: it takes input_ids; 'tahoe' writes genes and expressions.")
 
 
+def test_geneformers_export_takes_ranked_genes_alone(root: Path) -> None:
+    """Its models read genes by falling value; anything else would train on nonsense."""
+    for kind in ("tahoe_x1", "scgpt", "binned", "log", "sentence"):
+        config = change(CONFIG, "tokenizers.other", {"kind": kind})
+        config = change(config, "exports.geneformer", {"cells": {"kind": "tokens", "tokenizer": "other"}})
+        (problem,) = problems(root, config=config)
+        assert_said(
+            problem, f".*exports.geneformer.cells: Geneformer reads ranked genes; 'other' is of the kind {kind}."
+        )
+    for kind in ("rank", "geneformer_v1", "geneformer_v2"):
+        config = change(CONFIG, "tokenizers.other", {"kind": kind})
+        load(root, config=change(config, "exports.geneformer", {"cells": {"tokenizer": "other"}}))
+
+
 def test_a_vocabulary_that_is_not_there_is_named(root: Path) -> None:
     """Before anything runs; only where the tokenizer is used."""
     config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": "mine.json"})

@@ -16,6 +16,7 @@ import pytest
 from cellmill.contracts import embedding, tokens
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.genes import read_genes
+from cellmill.contracts.row_groups import encode_rows
 from cellmill.errors import CellmillError
 from cellmill.exports.rows import Header, PartFiles, common_schema, in_groups, needs, ordered
 from cellmill.keys import hash_strings
@@ -52,7 +53,8 @@ def prepare(folder: Path, raws: dict[str, Path]) -> Rows:
         lists = pa.array([of_cell(c, 0).tolist() for c in cells], ids.type)
         whole = pa.table([pa.array(cells, pa.large_string()), [False] * len(cells), lists], schema=tokens.schema([ids]))
         batches = whole.to_batches(max_chunksize=tokens.GROUP_ROWS)
-        tokens.write(token_file, [ids], batches, {"tokenizer": "t", "cells_left_out": {}})
+        groups = [encode_rows(batch.columns) for batch in batches]
+        tokens.write(token_file, [ids], groups, {"tokenizer": "t", "cells_left_out": {}})
         vectors = np.array([of_cell(c, 1)[:3] for c in cells], np.float32).reshape(-1, 3)
         embedding.write(vector_file, vector_file.with_suffix(".json"), [vectors], shape=vectors.shape, facts={})
         files.append(PartFiles(str(made.file(name, "h5ad")), {"t": str(token_file)}, {"e": str(vector_file)}))

@@ -160,6 +160,25 @@ def test_scdl_cells_have_the_same_counts(finished: Project, processed):
     assert sorted(seen) == sorted(processed.obs_names)
 
 
+def test_geneformer_cells_have_the_same_tokens(finished: Project, processed, tokens):
+    """load_from_disk reads every kept cell with the tokens of tokenized/, as a whole and split by split."""
+    import datasets
+
+    folder = finished.results(DATASET) / "geneformer" / "tokens"
+    whole = datasets.load_from_disk(str(folder))
+    assert list(whole) == list(SPLITS)
+    seen = []
+    for split in SPLITS:
+        one = datasets.load_from_disk(str(folder / split))
+        assert one.to_list() == whole[split].to_list()
+        for row in one:
+            assert row["input_ids"] == list(tokens[row["cell_id"]]) and row["length"] == len(row["input_ids"])
+            assert processed.obs.loc[row["cell_id"], "split"] == split
+            assert row["bulk_labels"] == processed.obs.loc[row["cell_id"], "bulk_labels"]
+            seen.append(row["cell_id"])
+    assert sorted(seen) == sorted(processed.obs_names)
+
+
 def test_manifests_know_every_file(finished: Project):
     """Every file of an export stands in its manifest with its checksum, and no other."""
     from cellmill.contracts import manifest

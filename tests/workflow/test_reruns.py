@@ -22,6 +22,7 @@ def test_a_tokenizer_option_reruns_the_tokenizer_and_its_readers(rerunnable: Pro
         "tokenize_part": 1,
         "export_hf": 1,
         "export_mds": 1,
+        "export_geneformer": 1,
         "write_report": 1,
     }
 
@@ -74,7 +75,10 @@ def test_a_rule_about_cells_keeps_what_was_measured(rerunnable: Project, change:
 @pytest.mark.parametrize(
     ("contract", "expected"),
     [
-        ("TOKENS", {"tokenize_part": 1, "export_hf": 1, "export_mds": 1, "write_report": 1}),
+        (
+            "TOKENS",
+            {"tokenize_part": 1, "export_hf": 1, "export_mds": 1, "export_geneformer": 1, "write_report": 1},
+        ),
         ("SCDL", {"export_scdl": 1, "write_report": 1}),
         ("PCA", {"fit_pca": 1, "embed_part": 1, "export_hf": 1, "draw_report": 1, "write_report": 1}),
     ],

@@ -4,6 +4,7 @@
 #      results/{dataset}/mds/{export}/manifest.json     MosaicML MDS shards                        contract: mds
 #      results/{dataset}/hdf5/{export}/manifest.json    HDF5 batches                               contract: hdf5
 #      results/{dataset}/scdl/{export}/manifest.json    BioNeMo-SCDL memory maps                   contract: scdl
+#      results/{dataset}/geneformer/{export}/manifest.json   Arrow datasets for Geneformer    contract: geneformer
 # Beside each manifest, and written before it: a folder per split.
 
 
@@ -129,3 +130,34 @@ rule export_scdl:
         contract=str(versions.SCDL),
     script:
         "../scripts/export_scdl.py"
+
+
+rule export_geneformer:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        ledger="results/{dataset}/quality/ledger.parquet",
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("geneformer"),
+        embeddings=export_embeddings("geneformer"),
+        vocabulary=export_vocabulary("geneformer"),
+    output:
+        manifest="results/{dataset}/geneformer/{export}/manifest.json",
+    log:
+        "logs/export_geneformer/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_geneformer/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="geneformer/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "geneformer")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "geneformer").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "geneformer").embedders),
+        contract=str(versions.GENEFORMER),
+    script:
+        "../scripts/export_geneformer.py"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellmill.contracts.versions import COUNTS
-from cellmill.errors import CellmillError
+from cellmill.errors import CellmillError, nearest
 from cellmill.quality.names import METRICS
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import scipy.sparse as sp
 
+SLAB = 65_536
+"""Cell ids that are read at once."""
 RESERVED_COLUMNS = frozenset({"cell_id", "split", "genes", "counts", "input_ids", *METRICS})
 """Obs columns that cellmill writes itself."""
 DOUBLET_COLUMNS = ("doublet_score", "predicted_doublet")
@@ -68,6 +70,28 @@ class CountsPart:
         from cellmill.matrix.tables import read_table
 
         return read_table(self._file["obs"])
+
+    def column(self, name: str) -> pd.Series:
+        """One obs column, without a look at the others.
+
+        Raises:
+            CellmillError: it is not there; names the nearest.
+        """
+        from cellmill.matrix.tables import column_names, read_column
+
+        names = column_names(self._file["obs"])
+        if name not in names:
+            raise CellmillError(self.path, f"no obs column '{name}'.", nearest(name, names))
+        return read_column(self._file["obs"], name)
+
+    @cached_property
+    def cell_ids(self) -> pa.Array:
+        """Cell ids as large_string, without a Python object for each."""
+        import pyarrow as pa
+
+        ids = self._file["obs"][self._file["obs"].attrs["_index"]]
+        slabs = [pa.array(ids.asstr()[i : i + SLAB], pa.large_string()) for i in range(0, self.n_cells, SLAB)]
+        return pa.concat_arrays(slabs) if slabs else pa.array([], pa.large_string())
 
     @cached_property
     def var(self) -> pd.DataFrame:

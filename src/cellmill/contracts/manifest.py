@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cellmill import __version__
-from cellmill.contracts.versions import HDF5, HF, MDS, SCDL
+from cellmill.contracts.versions import GENEFORMER, HDF5, HF, MDS, SCDL
 from cellmill.errors import CellmillError
 from cellmill.files import read_json, sha256_of, write_json
 
 NAME = "manifest.json"
-CONTRACTS = {"hf": HF, "mds": MDS, "hdf5": HDF5, "scdl": SCDL}
+CACHES = "cache-*.arrow"
+"""What `datasets` leaves in a folder that it loaded from disk and then filtered, sorted or shuffled."""
+CONTRACTS = {"hf": HF, "mds": MDS, "hdf5": HDF5, "scdl": SCDL, "geneformer": GENEFORMER}
 _LIBRARIES = ("anndata", "h5py", "numpy", "pyarrow")
 
 
@@ -55,11 +57,11 @@ def verify(path: str | PathLike[str]) -> dict[str, Any]:
     """Read the whole export and compare every file with the manifest.
 
     Raises:
-        CellmillError: a file is missing, surplus, or other than it was written.
+        CellmillError: a file is missing, surplus (caches of `datasets` aside), or other than it was written.
     """
     said = read(path)
     base = Path(path) if Path(path).is_dir() else Path(path).parent
-    there = {p.relative_to(base).as_posix() for p in base.rglob("*") if p.is_file()} - {NAME}
+    there = {p.relative_to(base).as_posix() for p in base.rglob("*") if p.is_file() and not p.match(CACHES)} - {NAME}
     for name in sorted(there ^ set(said["files"])):
         state = "is missing" if name in said["files"] else "is not in the manifest"
         raise CellmillError(base, f"{name} {state}.", "Delete manifest.json and run snakemake again.")

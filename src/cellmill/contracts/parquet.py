@@ -29,21 +29,18 @@ def write_batches(
     batches: Iterable[pa.RecordBatch],
     contract: Contract,
     facts: dict[str, Any] | None = None,
-    *,
-    writer: dict[str, Any] | None = None,
 ) -> None:
-    """Write batches as they come, one row group each, atomically; the facts are read when all are written.
-
-    ``writer`` are more options of ``pyarrow.parquet.ParquetWriter``.
-    """
+    """Write batches as they come, one row group each, atomically; the facts are read when all are written."""
     with replacing(path) as aside:
-        with pq.ParquetWriter(
-            aside, schema, **{"compression": "zstd", "write_statistics": True} | (writer or {})
-        ) as file:
+        with pq.ParquetWriter(aside, schema, compression="zstd", write_statistics=True) as file:
             for batch in batches:
                 file.write_batch(batch)
-            said = {"contract": str(contract), **(facts or {})}
-            file.add_key_value_metadata({_KEY: json.dumps(said, sort_keys=True).encode()})
+            file.add_key_value_metadata(metadata(contract, facts))
+
+
+def metadata(contract: Contract, facts: dict[str, Any] | None) -> dict[bytes, bytes]:
+    """What a file says of itself."""
+    return {_KEY: json.dumps({"contract": str(contract), **(facts or {})}, sort_keys=True).encode()}
 
 
 def open_file(path: str | PathLike[str], contract: Contract) -> tuple[pq.ParquetFile, dict[str, Any]]:

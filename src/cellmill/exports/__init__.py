@@ -6,15 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cellmill.exports.geneformer import GeneformerTokens
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfMultiplets, HfSingle
 from cellmill.exports.mds import MdsTokens
 from cellmill.exports.scdl import ScdlCounts
 from cellmill.spec import Name, Spec
 
-Format = Literal["hf", "mds", "hdf5", "scdl"]
+Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer"]
 Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
-Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts
+Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts | GeneformerTokens
 
 
 class Exports(Spec):
@@ -28,12 +29,14 @@ class Exports(Spec):
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
     scdl: dict[Name, ScdlCounts] = {}
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
+    geneformer: dict[Name, GeneformerTokens] = {}
+    """Geneformer's dataset folders: `datasets.load_from_disk("results/<dataset>/geneformer/<name>")`."""
 
     def by_path(self) -> dict[str, Export]:
         """Every export under its path, such as `hf/cells`."""
         return {
             f"{format_}/{name}": spec
-            for format_ in ("hf", "mds", "hdf5", "scdl")
+            for format_ in ("hf", "mds", "hdf5", "scdl", "geneformer")
             for name, spec in getattr(self, format_).items()
         }
 
@@ -48,6 +51,7 @@ __all__ = [
     "Export",
     "Exports",
     "Format",
+    "GeneformerTokens",
     "Hdf5Counts",
     "HfMultiplets",
     "HfSingle",

@@ -19,12 +19,25 @@ def read_table(group: h5py.Group) -> pd.DataFrame:
         return _by_anndata(group)
     try:
         index = _text(group.attrs["_index"])
-        columns = {_text(name): _column(group[_text(name)]) for name in group.attrs["column-order"]}
+        columns = {name: _column(group[name]) for name in column_names(group)}
         table = pd.DataFrame(columns, index=pd.Index(_column(group[index])))
     except NotImplementedError:
         return _by_anndata(group)
     table.index.name = None if index == "_index" else index
     return table
+
+
+def column_names(group: h5py.Group) -> list[str]:
+    """Names of the columns of a dataframe in anndata's encoding."""
+    return [_text(name) for name in group.attrs["column-order"]]
+
+
+def read_column(group: h5py.Group, name: str) -> pd.Series:
+    """One column of it, numbered from 0; the others are not read."""
+    try:
+        return pd.Series(_column(group[name]), name=name)
+    except NotImplementedError:
+        return _by_anndata(group)[name].reset_index(drop=True)
 
 
 def _by_anndata(group: h5py.Group) -> pd.DataFrame:

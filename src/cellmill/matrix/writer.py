@@ -26,7 +26,7 @@ ROOM_TO_FINISH = 32 << 20
 
 
 @numba.njit(cache=True, nogil=True)
-def _shuffle(values: np.ndarray, width: int, planes: np.ndarray) -> None:
+def shuffle(values: np.ndarray, width: int, planes: np.ndarray) -> None:
     """Unsigned values of ``width`` bytes to bytes by their place in the value, as HDF5's shuffle filter does."""
     n = len(values)
     for b in range(width):
@@ -43,7 +43,7 @@ def compressed(values: np.ndarray) -> bytes:
         values = np.concatenate([values, np.zeros(CHUNK_VALUES - len(values), values.dtype)])
     values = np.ascontiguousarray(values)
     planes = np.empty(values.nbytes, np.uint8)
-    _shuffle(values.view(f"u{values.itemsize}"), values.itemsize, planes)
+    shuffle(values.view(f"u{values.itemsize}"), values.itemsize, planes)
     return isal_zlib.compress(planes, 1)
 
 

@@ -11,6 +11,7 @@ _LINES = {
     "mds": 'StreamingDataset(remote={train}, local="<cache folder>")',
     "hdf5": 'h5py.File({first})["expression"]',
     "scdl": "SingleCellMemMapDataset({train})",
+    "geneformer": "datasets.load_from_disk({whole})",
 }
 
 

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cellmill.ahead import ahead
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import tokens as contract
 from cellmill.contracts import vocabulary as vocabulary_files
 from cellmill.contracts.counts import CountsPart
+from cellmill.contracts.row_groups import Chunk, RowGroup, encode
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.keys import hash_strings
 from cellmill.progress import progress
-from cellmill.quality.metrics import obs_column
 from cellmill.tokenizers import Tokenizer
 from cellmill.tokenizers.encoder import Encoded, Encoder, Rows
 
@@ -61,7 +60,7 @@ def tokenize_part(
     """Tokens of every kept cell, row-aligned with the processed part.
 
     A cell without a gene of the vocabulary keeps its row; ``spec.empty`` says whether exports have it.
-    With more threads, reading, encoding and writing go on side by side; the bytes are the same.
+    With more threads, blocks are read and encoded side by side; the bytes are the same.
 
     Raises:
         CellmillError: a library size that is not above 0, or an empty cell that is to be refused.
@@ -80,33 +79,36 @@ def tokenize_part(
         "genes_with_token": int((laid.token_ids >= 0).sum()),
     }
     with CountsPart(processed, threads=threads) as part:
-        batches = _batches(part, encoder, spec, facts, threads)
-        contract.write(out, encoder.fields, batches if threads == 1 else ahead(batches), facts)
+        contract.write(out, encoder.fields, _groups(part, encoder, spec, facts, threads), facts)
 
 
-def _batches(
+def _groups(
     part: CountsPart, encoder: Encoder, spec: Tokenizer, facts: dict[str, Any], threads: int
-) -> Iterator[pa.RecordBatch]:
-    ids = pa.array(part.obs.index.astype(str), pa.large_string())
+) -> Iterator[RowGroup]:
+    ids = part.cell_ids
     rows = Rows(_library_sizes(part, spec), hash_strings(ids, seed=getattr(spec, "seed", 0), purpose="tokens"))
-    schema = contract.schema(encoder.fields)
     tally = _Tally(part, spec)
     with progress(part.n_cells, "cells", "tokenizing") as counter:
-        for start, stop, counts, encoded in _encoded(part, encoder, rows, threads):
+        for start, stop, counts, encoded, chunks in _encoded(part, encoder, rows, threads):
             left_out = tally.add(start, stop, counts, encoded)
-            yield pa.RecordBatch.from_arrays([ids[start:stop], pa.array(left_out), *encoded.columns], schema=schema)
+            yield RowGroup(stop - start, [encode(ids[start:stop]), encode(pa.array(left_out)), *chunks])
             counter.update(stop - start)
     facts.update(tally.facts())
 
 
-def _encoded(
-    part: CountsPart, encoder: Encoder, rows: Rows, threads: int
-) -> Iterator[tuple[int, int, tuple[int, int], Encoded]]:
-    """``(start, stop, (stored values, their sum), encoded)`` of every block, in order; at most ``threads`` ahead."""
+Block = tuple[int, int, tuple[int, int], Encoded, list[Chunk]]
 
-    def work(start: int, stop: int, counts: Any) -> tuple[int, int, tuple[int, int], Encoded]:
-        mine = Rows(rows.totals[start:stop], rows.keys[start:stop])
-        return start, stop, (counts.nnz, int(counts.data.sum(dtype=np.int64))), encoder.encode(counts, mine)
+
+def _encoded(part: CountsPart, encoder: Encoder, rows: Rows, threads: int) -> Iterator[Block]:
+    """``(start, stop, (stored values, their sum), tokens, the same as Parquet)`` of every block, in order.
+
+    At most ``threads`` blocks are ahead.
+    """
+
+    def work(start: int, stop: int, counts: Any) -> Block:
+        encoded = encoder.encode(counts, Rows(rows.totals[start:stop], rows.keys[start:stop]))
+        chunks = [encode(column) for column in encoded.columns]
+        return start, stop, (counts.nnz, int(counts.data.sum(dtype=np.int64))), encoded, chunks
 
     if threads == 1:
         yield from (work(*block) for block in part.blocks(contract.GROUP_ROWS))
@@ -126,13 +128,13 @@ def _library_sizes(part: CountsPart, spec: Tokenizer) -> np.ndarray:
     if "library_size" not in type(spec).model_fields:
         return np.ones(part.n_cells)
     name = spec.library_size  # type: ignore[union-attr]
-    column = part.obs["total_counts"] if name is None else obs_column(part.obs, name, part.path)
+    column = part.column("total_counts" if name is None else name)
     totals = column.to_numpy(np.float64)
     if not (totals > 0).all():
         row = int(np.flatnonzero(~(totals > 0))[0])
         raise CellmillError(
             part.path,
-            f"the library size of cell '{part.obs.index[row]}' is {totals[row]} (column '{column.name}').",
+            f"the library size of cell '{part.cell_ids[row]}' is {totals[row]} (column '{column.name}').",
             "It must be above 0; name another column in library_size, or null.",
         )
     return totals
@@ -143,7 +145,7 @@ class _Tally:
 
     def __init__(self, part: CountsPart, spec: Tokenizer) -> None:
         self._part, self._spec = part, spec
-        self._split = part.obs["split"].cat
+        self._split = part.column("split").cat
         self._numbers = dict.fromkeys(
             ("cells_cut", "cells_empty", "values", "values_with_token", "counts", "counts_with_token", "tokens"), 0
         )
@@ -162,7 +164,7 @@ class _Tally:
             least = f", fewer than {self._spec.shortest}" if self._spec.shortest else ""
             raise CellmillError(
                 self._part.path,
-                f"cell '{self._part.obs.index[start + row]}' has {int(encoded.expressed[row])} genes with a token of "
+                f"cell '{self._part.cell_ids[start + row]}' has {int(encoded.expressed[row])} genes with a token of "
                 f"'{self._spec.kind}' and {int(encoded.written[row])} tokens{least}.",
                 "Keep it or drop it by the tokenizer's option 'empty', or see why the vocabulary misses its genes.",
             )
