@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
+from cellmill.scdl import commands as archives
 from cellmill.vocabularies import commands as vocabularies
 
 FORMATS = ("hf", "mds", "hdf5", "scdl")
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _summary(arguments.datasets, arguments.results)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
+        if arguments.command == "convert":
+            return archives.run(arguments)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
@@ -51,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
     )
     vocabularies.add_parser(commands)
+    archives.add_parser(commands)
     return parser
 
 
