@@ -246,6 +246,10 @@ def convert(
             _add_tables(writer, source, schema, options)
             if any_neighbors:
                 _add_neighbors(writer, source, first)
+        if not writer.values:
+            raise ScdlError(
+                out, "there is no value in any file, and SCDL cannot map an empty file.", "Nothing to write."
+            )
         neighbors, arrays = writer.neighbors, writer.close()
     return {
         "cells": sum(source.cells for source in sources),
@@ -267,7 +271,7 @@ def _add_values(writer: ArchiveWriter, source: Source, options: Options, counter
     kind = "counts"
     with ValuesFile(source.path, source.matrix, threads=options.threads) as file:
         blocks = file.blocks()
-        for block in ahead(blocks) if options.threads > 1 else blocks:
+        for block in ahead(blocks, depth=1) if options.threads > 1 else blocks:
             matrix = block.counts
             if matrix.data.dtype.kind == "f":
                 kind = "fractions"

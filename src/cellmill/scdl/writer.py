@@ -42,6 +42,7 @@ class GrowingArray:
         self.path, self.length, self.tolerance = path, 0, tolerance
         self.is_fixed = dtype is not None
         self.dtype = np.dtype(np.uint8) if dtype is None else np.dtype(dtype)
+        self._buffer = np.empty(0, self.dtype)
         self._stream: BinaryIO = path.open("wb")
 
     def append(self, values: np.ndarray) -> None:
@@ -56,8 +57,17 @@ class GrowingArray:
             needed = np.promote_types(self.dtype, smallest_dtype(values))
             if needed != self.dtype:
                 self._widen(needed)
-        self._stream.write(little_endian(values, self.dtype))
+        self._stream.write(self._cast(values))
         self.length += len(values)
+
+    def _cast(self, values: np.ndarray) -> memoryview:
+        """Their bytes in the type of the file, in memory that is used again: new memory costs ten times the cast."""
+        dtype = self.dtype.newbyteorder("<")
+        if len(self._buffer) < len(values) or self._buffer.dtype != dtype:
+            self._buffer = np.empty(len(values), dtype)
+        out = self._buffer[: len(values)]
+        np.copyto(out, values, casting="unsafe")
+        return out.view(np.uint8).data
 
     def close(self) -> None:
         self._stream.close()
@@ -65,8 +75,8 @@ class GrowingArray:
     def _check(self, values: np.ndarray) -> None:
         if not len(values) or np.can_cast(values.dtype, self.dtype, "safe"):
             return
-        if self.dtype.kind == "u" and values.dtype.kind == "u":
-            if values.max() <= np.iinfo(self.dtype).max:
+        if self.dtype.kind == "u" and values.dtype.kind in "iu":
+            if values.max() <= np.iinfo(self.dtype).max and values.min() >= 0:
                 return
         with np.errstate(all="ignore"):
             moved = np.abs(values.astype(self.dtype).astype(np.float64) - values.astype(np.float64))
