@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,10 @@ def cast(archive: Archive, out: Path, dtype: np.dtype[Any]) -> None:
     shutil.copytree(archive.path, out, copy_function=_link, dirs_exist_ok=True)
     (out / FileNames.DATA.value).unlink()
     tolerance = 1.0 if dtype.kind == "u" else float(np.finfo(np.float64).max)
-    values = GrowingArray(out / FileNames.DATA.value, dtype, tolerance=tolerance)
     data = archive.arrays.data
-    for start in range(0, len(data), BLOCK):
-        values.append(np.asarray(data[start : start + BLOCK]))
-    values.close()
+    with closing(GrowingArray(out / FileNames.DATA.value, dtype, tolerance=tolerance)) as values:
+        for start in range(0, len(data), BLOCK):
+            values.append(np.asarray(data[start : start + BLOCK]))
     others = {"ROWPTR": archive.arrays.row_ptr, "COLPTR": archive.arrays.col_ptr}
     arrays = {"DATA": (values.length, dtype)} | {name: (len(array), array.dtype) for name, array in others.items()}
     tables = (("var_features", archive.var), ("obs_features", archive.obs))

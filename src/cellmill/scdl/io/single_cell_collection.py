@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cellmill.errors import CellmillError
 from cellmill.files import read_json, write_json
-from cellmill.scdl.archive import SCDL_VERSION, ScdlError
+from cellmill.scdl.archive import SCDL_VERSION
 from cellmill.scdl.index.row_feature_index import VariableFeatureIndex
 from cellmill.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
 
@@ -84,7 +85,7 @@ class SingleCellCollection:
             raise FileNotFoundError(f"{directory_path}: there is no h5ad file in this folder or below it.")
         try:
             self._convert(paths, use_X_not_raw=use_X_not_raw, data_dtype=data_dtype, threads=max_workers)
-        except (ScdlError, OSError) as error:
+        except (CellmillError, OSError) as error:
             raise RuntimeError(f"Error in processing: {error}") from error
 
     def _convert(self, paths: list[Path], *, use_X_not_raw: bool, data_dtype: str | None, threads: int) -> None:

@@ -14,14 +14,21 @@ def collate_sparse_matrix_batch(batch: list[torch.Tensor], *, n_columns: int | N
     Args:
         batch: what ``dataset[i]`` gives: values and columns, (2, n) each.
         n_columns: the width; ``None``: the last column of this batch + 1, which is another one for every batch.
+
+    Raises:
+        ValueError: a column is beyond ``n_columns``.
     """
     import torch
 
     lengths = torch.tensor([0, *(cell.shape[1] for cell in batch)])
     together = torch.cat(batch, dim=1) if batch else torch.zeros(2, 0)
     columns = together[1].to(torch.int32)
-    width = n_columns if n_columns is not None else (int(columns.max()) + 1 if len(columns) else 0)
-    return torch.sparse_csr_tensor(lengths.cumsum(0), columns, together[0], size=(len(batch), width))
+    needed = int(columns.max()) + 1 if len(columns) else 0
+    if n_columns is not None and needed > n_columns:
+        raise ValueError(f"n_columns is {n_columns}, and the batch has column {needed - 1}. Take the largest width.")
+    size = (len(batch), needed if n_columns is None else n_columns)
+    # Columns need not be sorted in an archive, which the checks would ask for.
+    return torch.sparse_csr_tensor(lengths.cumsum(0), columns, together[0], size=size, check_invariants=False)
 
 
 def collate_neighbor_sparse_matrix_batch(
