@@ -1,4 +1,4 @@
-"""``cellmill``: what was made, whether it is as it was written, and vocabularies by hand."""
+"""``cellmill``: what was made, whether it is as it was written; vocabularies and SCDL archives by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellmill",
-        description="Look at what the workflow made, and work on vocabularies. (snakemake runs the workflow itself.)",
+        description="Look at what the workflow made; make vocabularies and archives. (snakemake runs the workflow.)",
     )
     parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

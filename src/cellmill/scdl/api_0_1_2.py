@@ -41,7 +41,6 @@ class SingleCellMemMapDataset(single_cell_memmap_dataset.SingleCellMemMapDataset
         *,
         neighbor_seed: int | None = None,
     ) -> None:
-        self.feature_index_name = feature_index_name
         super().__init__(
             data_path,
             h5ad_path,
@@ -58,6 +57,11 @@ class SingleCellMemMapDataset(single_cell_memmap_dataset.SingleCellMemMapDataset
             use_X_not_raw=True,
             neighbor_seed=neighbor_seed,
         )
+
+    @property
+    def feature_index_name(self) -> str:
+        """The column of the index of ``var``."""
+        return self.var_feature_index_name
 
     def features(self) -> VariableFeatureIndex:
         """The gene tables."""
