@@ -108,6 +108,7 @@ def test_the_bytes_do_not_depend_on_threads_or_blocks(
     assert digests(tmp_path / "again") == digests(archive)
 
 
+@pytest.mark.filterwarnings("ignore:.*zarr.*")
 @pytest.mark.parametrize("layout", ["csr", "csc", "dense", "unsorted", "zeros", "zarr"])
 def test_every_layout_is_read(tmp_path: Path, layout: str) -> None:
     """Square matrices, too, which SCDL transposes when they are CSC; stored zeros are left out."""
@@ -123,7 +124,8 @@ def test_every_layout_is_read(tmp_path: Path, layout: str) -> None:
     path = write(tmp_path / "a.h5ad", x)
     if layout == "zarr":
         path = tmp_path / "a.zarr"
-        anndata.read_h5ad(tmp_path / "a.h5ad").write_zarr(path)
+        with anndata.settings.override(zarr_write_format=3):
+            anndata.read_h5ad(tmp_path / "a.h5ad").write_zarr(path)
     said = converted(find_files([path]), tmp_path / "a")
     dataset = SingleCellMemMapDataset(tmp_path / "a")
     assert np.array_equal([dataset.get_row_padded(i)[0] for i in range(9)], counts.toarray())
