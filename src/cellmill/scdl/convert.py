@@ -36,6 +36,8 @@ log = logging.getLogger("cellmill")
 NEIGHBOR_KEY = "next_cell_ids"
 """Where SCDL looks for neighbours in ``obsp``, unless told otherwise."""
 NEIGHBOR_BLOCK = 1 << 20
+BLOCK_ROWS = 512
+"""Rows that are read at once: several blocks are under way side by side."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def _add_values(writer: ArchiveWriter, source: Source, options: Options, counter
     """The rows of a file; whether they are ``counts`` or ``fractions``."""
     kind = "counts"
     with ValuesFile(source.path, source.matrix, threads=options.threads) as file:
-        blocks = file.blocks()
+        blocks = file.blocks(BLOCK_ROWS)
         for block in ahead(blocks, depth=1) if options.threads > 1 else blocks:
             matrix = block.counts
             if matrix.data.dtype.kind == "f":
