@@ -20,6 +20,8 @@ MEASUREMENTS = {
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
     "tokenize": (),
+    "convert": ("ours, 1 thread", "ours, 2 threads", "convert_h5ad_to_scdl"),
+    "open": ("ours", "bionemo-scdl"),
     "scale": (),
 }
 """Name: who is measured, the last is the peer; `tokenize` and `scale` have tables of their own."""
@@ -102,7 +104,8 @@ def _table(name: str, cells: int, runs: int) -> None:
     print(f"{'':<26}{'seconds':>10}{'cells/s':>12}{'peak MB':>10}{'times the peer':>16}")
     for w in who:
         ratio = "" if w == who[-1] else f"{seconds[who[-1]] / seconds[w]:.2f}"
-        print(f"{w:<26}{seconds[w]:>10.2f}{cells / seconds[w]:>12,.0f}{peak[w]:>10,.0f}{ratio:>16}")
+        shown = f"{seconds[w]:>10.2f}" if seconds[w] >= 0.1 else f"{seconds[w]:>10.4f}"
+        print(f"{w:<26}{shown}{cells / seconds[w]:>12,.0f}{peak[w]:>10,.0f}{ratio:>16}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``cellmill``: what was made, whether it is as it was written, and vocabularies by hand."""
+"""``cellmill``: what was made, whether it is as it was written; vocabularies and SCDL archives by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
+from cellmill.scdl import commands as archives
 from cellmill.vocabularies import commands as vocabularies
 
 FORMATS = ("hf", "mds", "hdf5", "scdl", "geneformer")
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _status(arguments.datasets)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
+        if arguments.command == "convert":
+            return archives.run(arguments)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellmill",
-        description="Look at what the workflow made, and work on vocabularies. (snakemake runs the workflow itself.)",
+        description="Look at what the workflow made; make vocabularies and archives. (snakemake runs the workflow.)",
     )
     parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -55,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
     )
     vocabularies.add_parser(commands)
+    archives.add_parser(commands)
     return parser
 
 

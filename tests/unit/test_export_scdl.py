@@ -14,6 +14,7 @@ import pytest
 from cellmill.errors import CellmillError
 from cellmill.exports import scdl
 from cellmill.exports.scdl import ScdlCounts
+from cellmill.scdl import writer
 
 from .export_rows import digests, make_rows, new_folder
 
@@ -115,8 +116,8 @@ def test_labels_need_no_pickle(tmp_path: Path) -> None:
 
 def test_bytes_do_not_depend_on_the_cut_into_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows one by one, in uneven batches and as slices give the same files, also over many row groups."""
-    monkeypatch.setattr(scdl, "CELLS_PER_GROUP", 10)
-    monkeypatch.setattr(scdl, "BLOCK", 8)
+    monkeypatch.setattr(writer, "CELLS_PER_GROUP", 10)
+    monkeypatch.setattr(writer, "BLOCK", 8)
     rows = make_rows()
     ways = [rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]
     for number, batches in enumerate(ways):

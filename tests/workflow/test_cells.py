@@ -139,9 +139,10 @@ def test_hdf5_cells_have_the_same_counts(finished: Project, processed):
     assert sorted(seen) == sorted(processed.obs_names)
 
 
-def test_scdl_cells_have_the_same_counts(finished: Project, processed):
-    """bionemo-scdl opens the archive; rows, genes and cell ids are those of processed/."""
-    module = pytest.importorskip("bionemo.scdl.io.single_cell_memmap_dataset")
+@pytest.mark.parametrize("library", ["bionemo.scdl", "cellmill.scdl"])
+def test_scdl_cells_have_the_same_counts(finished: Project, processed, library: str):
+    """Either library opens the archive, with the same names; rows, genes and cell ids are those of processed/."""
+    module = pytest.importorskip(f"{library}.io.single_cell_memmap_dataset")
     seen = []
     for split in SPLITS:
         archive = module.SingleCellMemMapDataset(str(finished.results(DATASET) / "scdl" / "counts" / split))
