@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "datasets": ["heart"],
     "tokenizers": {"rank": {"kind": "rank"}},
     "embedders": {"hvg": {"kind": "hvg"}, "pca": {"kind": "pca"}},
-    "exports": {"hf": {"cells": {"kind": "single"}}, "hdf5": {"counts": {"kind": "counts"}}},
+    "exports": {"hf": {"cells": {"kind": "tokens", "embeddings": ["pca"]}}, "hdf5": {"counts": {"kind": "counts"}}},
 }
 HEART: dict[str, Any] = {
     "title": "Heart",
@@ -169,7 +169,7 @@ def test_an_export_that_asks_for_what_no_one_defined_is_named(root: Path, key: s
 
 @pytest.mark.parametrize(
     ("path", "known"),
-    [("tokenizers.rank.kind", "rank"), ("embedders.pca.kind", "pca"), ("exports.hf.cells.kind", "single")],
+    [("tokenizers.rank.kind", "rank"), ("embedders.pca.kind", "pca"), ("exports.hf.cells.kind", "tokens")],
 )
 def test_a_misspelt_kind_is_named_with_the_nearest(root: Path, path: str, known: str) -> None:
     """And with all there are."""

@@ -31,9 +31,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Pr
                 "sentence": {"lengths": [5, 20]},
             },
             "exports": {
-                "hf": {
-                    k: {"kind": "single", "tokenizer": k, "embeddings": [], "columns": ["bulk_labels"]} for k in KINDS
-                },
+                "hf": {k: {"kind": "tokens", "tokenizer": k, "columns": ["bulk_labels"]} for k in KINDS},
                 "mds": {"binned": {"kind": "tokens", "tokenizer": "binned"}},
             },
         }

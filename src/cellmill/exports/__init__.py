@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cellmill.exports.hdf5 import Hdf5Counts
-from cellmill.exports.hf import HfMultiplets, HfSingle
+from cellmill.exports.hf import HfExport, HfExpression, HfMultiplets, HfPairs, HfSingle, HfTokens, Shares
 from cellmill.exports.mds import MdsTokens
 from cellmill.exports.scdl import ScdlCounts
 from cellmill.spec import Name, Spec
 
 Format = Literal["hf", "mds", "hdf5", "scdl"]
-Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
-Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts
+Hf = Annotated[HfExport, Field(discriminator="kind")]
+Export = HfExport | MdsTokens | Hdf5Counts | ScdlCounts
 
 
 class Exports(Spec):
@@ -49,9 +49,14 @@ __all__ = [
     "Exports",
     "Format",
     "Hdf5Counts",
+    "HfExport",
+    "HfExpression",
     "HfMultiplets",
+    "HfPairs",
     "HfSingle",
+    "HfTokens",
     "MdsTokens",
     "ScdlCounts",
+    "Shares",
     "parse_export",
 ]
