@@ -12,22 +12,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cellmill.config import Columns
 from cellmill.errors import CellmillError
 from cellmill.exports import parse_export
+from cellmill.exports.card import write_card
+from cellmill.exports.export import About
 from cellmill.exports.features import decode, smallest_integer
 from cellmill.exports.hf import write
 
 from .export_rows import Rows, digests, make_rows, new_folder
 
-CARD = """---
-configs:
-- config_name: default
-  data_files:
-  - {split: train, path: train/*.parquet}
-  - {split: test, path: test/*.parquet}
----
-"""
-TYPE = pa.string()
+ABOUT = About(
+    dataset="heart",
+    title="Heart: cells | donors",
+    organism="homo_sapiens",
+    license="cc-by-4.0",
+    columns=Columns(batch="plate", label="type"),
+    kept_columns=["plate", "type"],
+    split={"by": "cell", "fractions": {"train": 0.8, "validation": 0.0, "test": 0.2}, "seed": 0},
+    citation="@article{heart, title={Hearts}}",
+)
 
 
 def typed_rows(cells: dict[str, int] | None = None, *, missing: bool = True) -> Rows:
@@ -66,10 +70,28 @@ def typed_rows(cells: dict[str, int] | None = None, *, missing: bool = True) -> 
     return Rows(header, rows.tables)
 
 
-def export(folder: Path, spec: dict[str, Any], rows: Rows, *cuts: int) -> dict[str, Any]:
-    said = write(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), parse_export("hf/x", {**spec}))
-    (folder / "README.md").write_text(CARD)
-    return said
+def export(folder: Path, spec: dict[str, Any], rows: Rows, *cuts: int, about: About = ABOUT) -> dict[str, Any]:
+    """Write an export with its card; give its facts."""
+    parsed = parse_export("hf/x", spec)
+    cells = rows.header.cells
+    facts = write(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), parsed, vocabulary={"<pad>": 0})
+    said = {
+        "dataset": "heart",
+        "export": "hf/x",
+        "title": about.title,
+        "organism": about.organism,
+        "spec": parsed.model_dump(mode="json"),
+        "split": about.split,
+        "splits": cells,
+        "ledger": {"raw": sum(cells.values()) + 7, "dropped": {"too | few": 7}, "kept": sum(cells.values())},
+        "genes": len(rows.header.genes),
+        "variable_genes": 10,
+        "train_cells": 70,
+        "tokens": {},
+        "facts": facts,
+    }
+    write_card(folder / "README.md", said, about, {"T": 50, "B": 3})
+    return facts
 
 
 def load(folder: Path, cache: Path, **more: Any) -> Any:
@@ -129,9 +151,7 @@ def test_tokens_are_as_small_as_the_vocabulary_lets_them(tmp_path: Path) -> None
     """input_ids in the type of the token file; vocabulary.json beside them."""
     from datasets import List, Value
 
-    spec = parse_export("hf/x", KINDS["tokens"])
-    said = write(new_folder(tmp_path / "x"), ROWS.header, ROWS.batches(9), spec, vocabulary={"<pad>": 0})
-    (tmp_path / "x" / "README.md").write_text(CARD)
+    said = export(tmp_path / "x", KINDS["tokens"], ROWS)
     loaded = load(tmp_path / "x", tmp_path / "cache")["train"]
     assert loaded.features["input_ids"] == List(Value("uint16")) and said["vocabulary"] == 1
     assert loaded["input_ids"][:] == ROWS.tables["train"]["tokens:rank"].to_pylist()
@@ -282,3 +302,71 @@ def test_a_damaged_row_count_is_seen(tmp_path: Path) -> None:
     rows.tables["test"] = rows.tables["test"].slice(0, 20)
     with pytest.raises(CellmillError, match="split 'test': came with 20 cells, not 23"):
         export(tmp_path / "x", KINDS["tokens"], rows)
+
+
+# The card
+
+
+@EVERY
+def test_the_hub_understands_the_card(tmp_path: Path, kind: str) -> None:
+    """Its front matter, read by huggingface_hub: licence, tags, size, files of each split, rows."""
+    from huggingface_hub import DatasetCard
+
+    facts = export(tmp_path / "x", KINDS[kind], ROWS)
+    card = DatasetCard.load(tmp_path / "x" / "README.md")
+    said = card.data
+    assert (said.license, said.pretty_name, said.size_categories) == ("cc-by-4.0", "Heart: cells | donors", ["n<1K"])
+    assert {"single-cell", "homo-sapiens"} <= set(said.tags)
+    default = said.configs[0]
+    assert [f["split"] for f in default["data_files"]] == ["train", "test"] and default["default"]
+    (info,) = said.to_dict()["dataset_info"]
+    assert {s["name"]: s["num_examples"] for s in info["splits"]} == facts["rows"]
+    sizes = sum(p.stat().st_size for split in ("train", "test") for p in (tmp_path / "x" / split).iterdir())
+    assert info["download_size"] == sizes
+    text = card.text
+    assert "```bibtex\n@article{heart" in text and "| dropped: too | few | 7 |" not in text
+    assert (
+        f"| train | 70 | {facts['rows']['train']} | 8 |" in text and "| `type` | class, 3 names | obs column |" in text
+    )
+    assert all(f"| `{column}` |" in text for column in facts["columns"])
+
+
+def test_a_lost_file_is_seen_by_load_dataset(tmp_path: Path) -> None:
+    """The card says how many rows there are."""
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.utils.info_utils import NonMatchingSplitsSizesError
+
+    export(tmp_path / "x", KINDS["tokens"], ROWS)
+    (tmp_path / "x" / "train" / "00003.parquet").unlink()
+    with pytest.raises((NonMatchingSplitsSizesError, DatasetGenerationError)):
+        load(tmp_path / "x", tmp_path / "cache")
+
+
+def test_the_gene_table_is_a_configuration_of_its_own(tmp_path: Path) -> None:
+    """`load_dataset(path, "genes")`; the cells come without a name."""
+    export(tmp_path / "x", KINDS["expression"], ROWS)
+    genes = load(tmp_path / "x", tmp_path / "cache", name="genes")["genes"]
+    assert genes["gene_id"][:] == ROWS.header.genes["gene_id"].tolist()
+    assert set(load(tmp_path / "x", tmp_path / "cache")) == {"train", "test"}
+
+
+def test_the_card_tells_how_captions_and_negatives_were_made(tmp_path: Path) -> None:
+    """Templates, the rule for missing values, shares, and the fewest cells to draw from."""
+    spec = KINDS["multiplets"] | {"negatives": 4, "shares": {"hard": 0.25, "embedding": "pca"}}
+    facts = export(tmp_path / "x", spec, ROWS)
+    text = (tmp_path / "x" / "README.md").read_text()
+    assert "Captions are made of `{type} cell`; 'unknown' stands for a missing value." in text
+    assert "(anywhere: 3, hard: 1); the anchor with the fewest cells to draw from had" in text
+    assert f"{facts['fewest_eligible']['test']} in test" in text
+    types = ROWS.tables["test"]["type"].to_pylist()
+    counts = [sum(t != other for t in types) for other in set(types)]
+    assert facts["fewest_eligible"]["test"] == min(counts)
+
+
+def test_a_card_without_licence_and_citation_says_so(tmp_path: Path) -> None:
+    """And a citation that is no BibTeX is text."""
+    export(tmp_path / "x", KINDS["tokens"], ROWS, about=replace(ABOUT, license=None, citation=None))
+    text = (tmp_path / "x" / "README.md").read_text()
+    assert "The licence of the data was not stated" in text and "How to cite the data was not stated." in text
+    export(tmp_path / "y", KINDS["tokens"], ROWS, about=replace(ABOUT, citation="Heart et al., 2024"))
+    assert (tmp_path / "y" / "README.md").read_text().endswith("\nHeart et al., 2024\n")

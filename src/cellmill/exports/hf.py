@@ -44,7 +44,7 @@ class HfSpec(Spec, ExportSpec):
 
     def own_columns(self, column: str) -> bool:
         """Whether the export writes a column of this name itself."""
-        return column == "cell_id" or column.startswith("embedding_")
+        return column.startswith("embedding_")
 
     def problems(self, dataset: Dataset) -> list[str]:
         from cellmill.quality.names import METRICS, metric_of
@@ -52,11 +52,8 @@ class HfSpec(Spec, ExportSpec):
         there = [*dataset.exported_columns, *METRICS, *map(metric_of, dataset.genes.sets)]
         asked = dataset.exported_columns if self.columns is None else self.columns
         problems = [f"no column '{c}' stays with the cells. {nearest(c, there)}" for c in asked if c not in there]
-        return problems + [
-            f"it writes '{c}' itself; rename your column, or leave it out of 'columns'."
-            for c in asked
-            if self.own_columns(c)
-        ]
+        own = [c for c in asked if self.own_columns(c)]
+        return problems + [f"it writes '{c}' itself; rename yours, or leave it out of 'columns'." for c in own]
 
 
 class HfTokens(HfSpec):
@@ -79,9 +76,6 @@ class HfExpression(HfSpec):
     @property
     def with_counts(self) -> bool:
         return True
-
-    def own_columns(self, column: str) -> bool:
-        return column in ("genes", "counts") or super().own_columns(column)
 
 
 class HfText(HfSpec):

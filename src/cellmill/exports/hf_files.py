@@ -34,7 +34,6 @@ class Shards:
         self._out, self._header, self._spec = out, header, spec
         self._names = [f.name for f in header.obs] if spec.columns is None else list(dict.fromkeys(spec.columns))
         self._rows: dict[str, dict[str, int]] = {}
-        self._bytes: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
         self._schema: pa.Schema | None = None
         self._at: tuple[str, int] | None = None
@@ -93,7 +92,6 @@ class Shards:
         assert self._writer is not None
         self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
         self._rows[split][next(reversed(self._rows[split]))] += table.num_rows
-        self._bytes[split] += table.nbytes
 
     def _open(self, split: str) -> None:
         assert self._schema is not None
@@ -123,16 +121,16 @@ class Shards:
                 sink.close()
 
     def facts(self) -> dict[str, Any]:
-        """Columns and their types, classes, missing values; rows by file and by split, bytes by split in memory."""
+        """Columns and their types, classes, missing values; rows by file and by split."""
         schema = self._schema if self._schema is not None else pa.schema([])
         classes = {n: len(c) for n in self._names if (c := classes_of(self._header.obs.field(n))) is not None}
         return {
             "columns": {f.name: str(f.type) for f in schema},
+            "obs": self._names,
             "classes": classes,
             "missing": dict(sorted(self._missing.items())),
             "files": self._rows,
             "rows": {split: sum(files.values()) for split, files in self._rows.items()},
-            "bytes_in_memory": dict(self._bytes),
         }
 
 

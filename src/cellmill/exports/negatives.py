@@ -231,7 +231,7 @@ class Negatives:
             self._steps.append(("out_of_batch", other, wanted.out_of_batch))
             self._check(other, wanted.out_of_batch, " of another batch", ids, where)
         self._anywhere = anywhere
-        self.fewest = int(anywhere.eligible.min(initial=0))
+        self.fewest = int(anywhere.eligible.min())
         """Eligible cells of the anchor that has the fewest."""
 
     @staticmethod
