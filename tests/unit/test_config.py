@@ -537,7 +537,7 @@ def test_a_library_size_of_an_export_s_tokenizer_that_is_not_kept_is_named(root:
 
 def test_multiplets_without_a_caption_are_named(root: Path) -> None:
     """With the two ways to name one."""
-    config = change(CONFIG, "exports.hf.multiplets", {"kind": "multiplets", "sentences": None})
+    config = change(CONFIG, "exports.hf.multiplets", {"kind": "multiplets", "sentences": None, "negatives": 1})
     (problem,) = problems(root, {**HEART, "exports": ["hf/multiplets"]}, config)
     assert_said(
         problem, ".*exports: hf/multiplets: multiplets need a caption; set columns.label, or 'captions' of this export."

