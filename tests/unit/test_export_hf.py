@@ -329,6 +329,8 @@ def test_the_hub_understands_the_card(tmp_path: Path, kind: str) -> None:
         f"| train | 70 | {facts['rows']['train']} | 8 |" in text and "| `type` | class, 3 names | obs column |" in text
     )
     assert all(f"| `{column}` |" in text for column in facts["columns"])
+    assert "| `embedding_pca` | 5 × float32 | a vector of the cell | 0 |" in text
+    assert kind != "tokens" or "| `input_ids` | list of uint16 | tokens of the cell" in text
 
 
 def test_a_lost_file_is_seen_by_load_dataset(tmp_path: Path) -> None:

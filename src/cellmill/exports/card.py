@@ -87,6 +87,16 @@ def _yaml(values: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
+def _type(arrow: str) -> str:
+    """``list of uint16``, ``50 × float32``."""
+    scalar = {"float": "float32", "double": "float64"}
+    found = re.fullmatch(r"(?:fixed_size_)?list<\w+: (\w+)>(?:\[(\d+)\])?", arrow)
+    if found is None:
+        return scalar.get(arrow, arrow)
+    inner = scalar.get(found[1], found[1])
+    return f"list of {inner}" if found[2] is None else f"{found[2]} × {inner}"
+
+
 def _cell(text: str) -> str:
     """Text that cannot break a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
@@ -96,7 +106,7 @@ def _columns(facts: dict[str, Any], kind: str) -> list[tuple[str, str, str, int]
     """Name, type, meaning and missing values of every column."""
     rows = []
     for name, type_ in facts["columns"].items():
-        shown = f"class, {facts['classes'][name]:,} names" if name in facts["classes"] else type_
+        shown = f"class, {facts['classes'][name]:,} names" if name in facts["classes"] else _type(type_)
         own = name not in facts["obs"]
         means = next((m for pattern, m in _MEANS if own and re.fullmatch(pattern, name)), "obs column")
         if kind == "expression" and name == "genes":
