@@ -56,6 +56,8 @@ class Dataset(Spec):
     """Which exports to make, by path: `hf/cells`, `mds/tokens`, … as defined in config.yaml."""
     organism: Organism = "homo_sapiens"
     """For the dataset card; mitochondrial, ribosomal and haemoglobin genes are found in human and mouse alike."""
+    citation: str | None = None
+    """How to cite the data, as text or BibTeX, for the dataset card; `null`: not stated."""
     license: str | None = None
     """Licence of the data for the dataset card, by the Hub's name (`cc-by-4.0`); `null`: not stated."""
     counts: str = Field(default="auto", pattern=r"^(auto|X|raw|layers/.+)$")
@@ -435,6 +437,12 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
             for name in names:
                 if name not in known:
                     problems.append(f"{where}: no {family} '{name}' is defined. {nearest(name, known)}")
+        for name in spec.tokenizers if getattr(spec, "sentences", None) is not None else ():
+            writes = config.tokenizers[name].columns if name in config.tokenizers else {"cell_sentence_1": ""}
+            if "cell_sentence_1" not in writes:
+                problems.append(
+                    f"{where}: sentences: '{name}' is no tokenizer of kind sentence: it writes {' and '.join(writes)}."
+                )
         if path.startswith("mds/"):
             for name in spec.tokenizers:
                 writes = config.tokenizers[name].columns if name in config.tokenizers else {"input_ids": ""}

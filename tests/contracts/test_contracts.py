@@ -562,3 +562,9 @@ def test_products_of_an_older_version_are_refused() -> None:
     """Written at b4d6ffc by ``measure_covariance`` from ``random_counts(12, 5)``, of three genes."""
     with pytest.raises(CellmillError, match=r"found 'covariance 1', this cellmill reads 'covariance 2'.*made anew"):
         genes.read_arrays(ARCHIVES / "covariance_1.npz", versions.COVARIANCE)
+
+
+def test_an_export_of_an_older_version_is_refused() -> None:
+    """`hf_1` is the manifest of `hf/multiplets` of a `make run` of 694 cells, before the contract was raised."""
+    with pytest.raises(CellmillError, match=r"found 'hf 1', this cellmill reads 'hf 2'.*it is made anew"):
+        manifest.read(ARCHIVES / "hf_1")

@@ -16,7 +16,7 @@ from cellmill.report.loading import how_to_load
 
 from .stages import make, random_counts, write_raw
 
-EXPORTS = {"hf/cells": "single", "mds/tokens": "tokens", "hdf5/counts": "counts", "scdl/counts": "counts"}
+EXPORTS = {"hf/cells": "tokens", "mds/tokens": "tokens", "hdf5/counts": "counts", "scdl/counts": "counts"}
 EXPORTS |= {"geneformer/tokens": "tokens"}
 
 
@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_export(folder: Path, path: str = "hf/cells", kind: str = "single") -> Path:
+def make_export(folder: Path, path: str = "hf/cells", kind: str = "tokens") -> Path:
     """An export as the manifest knows it, with one file of 2,000 bytes."""
     out = folder / path
     (out / "train").mkdir(parents=True)

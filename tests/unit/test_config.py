@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "datasets": ["heart"],
     "tokenizers": {"rank": {"kind": "rank"}},
     "embedders": {"hvg": {"kind": "hvg"}, "pca": {"kind": "pca"}},
-    "exports": {"hf": {"cells": {"kind": "single"}}, "hdf5": {"counts": {"kind": "counts"}}},
+    "exports": {"hf": {"cells": {"kind": "tokens", "embeddings": ["pca"]}}, "hdf5": {"counts": {"kind": "counts"}}},
 }
 HEART: dict[str, Any] = {
     "title": "Heart",
@@ -169,7 +169,7 @@ def test_an_export_that_asks_for_what_no_one_defined_is_named(root: Path, key: s
 
 @pytest.mark.parametrize(
     ("path", "known"),
-    [("tokenizers.rank.kind", "rank"), ("embedders.pca.kind", "pca"), ("exports.hf.cells.kind", "single")],
+    [("tokenizers.rank.kind", "rank"), ("embedders.pca.kind", "pca"), ("exports.hf.cells.kind", "tokens")],
 )
 def test_a_misspelt_kind_is_named_with_the_nearest(root: Path, path: str, known: str) -> None:
     """And with all there are."""
@@ -551,11 +551,52 @@ def test_a_library_size_of_an_export_s_tokenizer_that_is_not_kept_is_named(root:
 
 def test_multiplets_without_a_caption_are_named(root: Path) -> None:
     """With the two ways to name one."""
-    config = change(CONFIG, "exports.hf.multiplets", {"kind": "multiplets"})
+    config = change(CONFIG, "exports.hf.multiplets", {"kind": "multiplets", "sentences": None, "negatives": 1})
     (problem,) = problems(root, {**HEART, "exports": ["hf/multiplets"]}, config)
     assert_said(
-        problem, ".*exports: hf/multiplets: multiplets need a caption; set columns.label, or 'caption' of this export."
+        problem, ".*exports: hf/multiplets: multiplets need a caption; set columns.label, or 'captions' of this export."
     )
+
+
+def text_export(root: Path, heart: dict[str, Any], **spec: Any) -> list[str]:
+    """The problems of a dataset with an export of kind `multiplets`."""
+    values = {"kind": "multiplets", "sentences": None, "resolve_negatives": False} | spec
+    config = change(CONFIG, "exports.hf.text", values)
+    return problems(root, {**HEART, "exports": ["hf/text"], **heart}, config)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            {"captions": ["a {cel_type}"]},
+            "the caption's column 'cel_type' is not kept; .* Did you mean 'cell_type'?",
+        ),
+        ({"captions": ["a {cell_type"]}, "in the caption 'a {cell_type', at character 3: '{' without its partner"),
+        ({"captions": ["cell_type"], "missing": "drop"}, "'missing: drop' drops clauses in brackets, and no caption"),
+        ({"columns": ["doner"]}, "no column 'doner' stays with the cells. .* Did you mean 'donor'?"),
+        ({"shares": {"in_batch": 0.3}}, "shares.in_batch: 0.3 of 2 negatives is 0.6, which is no whole number"),
+        ({"shares": {"in_batch": 1, "hard": 0.5, "embedding": "pca"}}, "in_batch, out_of_batch and hard are shares"),
+        ({"shares": {"hard": 0.5}}, "hard negatives need an embedding to be near in"),
+        ({"sentences": "rank"}, "sentences: 'rank' is no tokenizer of kind sentence: it writes input_ids"),
+        ({"resolve_negatives": True}, "negative_2 is a cell sentence; name a tokenizer in 'sentences'"),
+    ],
+)
+def test_problems_of_captions_and_negatives_are_told_before_the_first_job(
+    root: Path, spec: dict[str, Any], said: str
+) -> None:
+    """Each with what to do."""
+    kept = {"columns": {"label": "cell_type", "batch": "donor"}}
+    found = text_export(root, kept, **spec)
+    assert any(re.search(".*".join(map(re.escape, said.split(".*"))), p) for p in found), found
+
+
+def test_shares_of_batches_need_a_batch_column(root: Path) -> None:
+    """And an export its own names of columns."""
+    found = text_export(root, {"columns": {"label": "cell_type"}}, shares={"out_of_batch": 0.5})
+    assert any("shares of batches need a batch column" in p for p in found), found
+    found = text_export(root, {"columns": {"label": "cell_type", "keep": ["caption"]}}, columns=None)
+    assert any("it writes 'caption' itself; rename yours" in p for p in found), found
 
 
 def test_all_problems_are_told_at_once(root: Path) -> None:

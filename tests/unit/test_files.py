@@ -291,9 +291,7 @@ def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> 
 
     from cellmill.exports import parse_export
 
-    kind = {"hf": {"kind": "single", "tokenizer": "rank", "embeddings": []}, "mds": {"tokenizer": "rank"}}.get(
-        format_, {}
-    )
+    kind = {"hf": {"kind": "tokens", "tokenizer": "rank"}, "mds": {"tokenizer": "rank"}}.get(format_, {})
     rows = make_rows({"train": 3_000}, genes=2_000)
     write = import_module(f"cellmill.exports.{format_}").write
     with told_that_the_disk_is_full(small_disk), replacing(small_disk / "cells", directory=True) as folder:

@@ -1,158 +1,68 @@
-"""Cell sentences and negatives."""
+"""Pairs and multiplets: captions, cell sentences and negatives in rows."""
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cellmill.errors import CellmillError
-from cellmill.exports import multiplets
-from cellmill.exports.hf import HfMultiplets
-from cellmill.exports.multiplets import cell_sentences, draw_negatives, split_multiplets
-from cellmill.exports.rows import Header
+from cellmill.exports import parse_export
+from cellmill.exports.hf import write
 
-from .test_keys import slow_key
+from .export_rows import Rows, new_folder
+from .test_export_hf import typed_rows
 
-MASK = (1 << 64) - 1
-GENES = [f"G{i}" for i in range(40)]
-SPLITS = {"train": 50, "val": 0, "test": 20}
+ROWS = typed_rows(missing=False)
 
 
-def table(cells: int, *, seed: int = 0, captions: int = 4, prefix: str = "c") -> pa.Table:
-    """Random rows with counts and a label."""
-    rng = np.random.default_rng(seed)
-    genes, counts = [], []
-    for _ in range(cells):
-        mine = np.sort(rng.choice(40, rng.integers(1, 30), replace=False))
-        genes.append(mine.astype(np.uint16))
-        counts.append(rng.integers(1, 6, len(mine)).astype(np.uint16))
-    return pa.table(
-        {
-            "cell_id": pa.array([f"{prefix}{i}" for i in range(cells)], pa.large_string()),
-            "genes": pa.array(genes, pa.large_list(pa.uint16())),
-            "counts": pa.array(counts, pa.large_list(pa.uint16())),
-            "label": pa.array([f"type {rng.integers(captions)}" for _ in range(cells)], pa.string()),
-        }
-    )
+def made(folder: Path, spec: dict[str, Any], rows: Rows = ROWS, *cuts: int) -> dict[str, list[dict[str, Any]]]:
+    """All rows of every split, in order."""
+    spec = {"captions": ["{type} cell"]} | spec
+    write(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), parse_export("hf/x", spec))
+    return {
+        split: [row for p in sorted((folder / split).iterdir()) for row in pq.read_table(p).to_pylist()]
+        for split in rows.tables
+    }
 
 
-TABLES = {split: table(n, seed=i, prefix=split) for i, (split, n) in enumerate(SPLITS.items()) if n}
-SYMBOLS = pd.DataFrame({"gene_id": GENES, "gene_symbol": [None if i % 7 == 0 else f"S{i}" for i in range(40)]})
-HEADER = Header("heart", SPLITS, SYMBOLS, np.dtype(np.uint16), pa.schema([("label", pa.string())]), label="label")
-
-
-def batches(tables: dict[str, pa.Table], size: int) -> Any:
-    for split, rows in tables.items():
-        for start in range(0, rows.num_rows, size):
-            yield split, rows.slice(start, size).combine_chunks().to_batches()[0]
-
-
-def multiplets_of(
-    folder: Path, *, size: int = 16, tables: dict[str, pa.Table] | None = None, header: Header = HEADER, **spec: Any
-) -> dict[str, list[dict[str, Any]]]:
-    """All rows of every split."""
-    folder.mkdir(exist_ok=True)
-    made = split_multiplets(batches(tables or TABLES, size), header, HfMultiplets(**spec), folder, group_rows=8)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for split, _, rows in made:
-        found.setdefault(split, []).extend(rows.to_pylist())
-    return found
-
-
-def caption_of(split: str) -> dict[str, str]:
-    return dict(zip(TABLES[split]["cell_id"].to_pylist(), TABLES[split]["label"].to_pylist(), strict=True))
-
-
-def slow_sentence(genes: list[int], counts: list[int], limit: int) -> str:
-    """Genes by falling count, equal counts in gene order."""
-    ranked = sorted(zip(counts, genes, strict=True), key=lambda pair: (-pair[0], pair[1]))
-    names = SYMBOLS["gene_symbol"].where(SYMBOLS["gene_symbol"].notna(), SYMBOLS["gene_id"])
-    return " ".join(names[gene] for _, gene in ranked[:limit])
-
-
-def slow_negatives(ids: list[str], captions: list[str], anchor: int, *, k: int, seed: int) -> list[int]:
-    """Draws from all cells of another caption, in the order of captions, without drawing a cell twice."""
-    others = sorted((c, i) for i, c in enumerate(captions) if c != captions[anchor])
-    state, drawn = slow_key(ids[anchor], seed=seed, purpose="negatives"), []
-    while len(drawn) < k:
-        state = (state + 0x9E3779B97F4A7C15) & MASK
-        h = state
-        h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & MASK
-        row = others[(h ^ (h >> 31)) % len(others)][1]
-        if row not in drawn:
-            drawn.append(row)
-    return drawn
-
-
-# Sentences
-
-
-@pytest.mark.parametrize("limit", [1, 10, 100])
-def test_sentences_name_genes_by_falling_expression(tmp_path: Path, limit: int) -> None:
-    """As the slow reference does, by symbol, or by id where there is no symbol."""
-    found = multiplets_of(tmp_path, sentence_genes=limit)
-    for split, rows in found.items():
-        for row, cell in zip(rows, TABLES[split].to_pylist(), strict=True):
-            assert row["cell_sentence_1"] == slow_sentence(cell["genes"], cell["counts"], limit)
-
-
-def test_a_sentence_names_no_gene_without_a_count(tmp_path: Path) -> None:
-    """Nor any gene twice."""
-    for split, rows in multiplets_of(tmp_path, sentence_genes=100).items():
-        for row, cell in zip(rows, TABLES[split].to_pylist(), strict=True):
-            words = row["cell_sentence_1"].split(" ")
-            assert len(words) == len(set(words)) == len(cell["genes"])
-
-
-def test_sentences_of_a_slice_are_those_of_the_whole() -> None:
-    """Arrays may begin in the middle of a buffer."""
-    whole, names = TABLES["train"].to_batches()[0], pa.array(GENES)
-    expected = cell_sentences(whole["genes"], whole["counts"], names, 10)
-    cut = whole.slice(13, 9)
-    assert cell_sentences(cut["genes"], cut["counts"], names, 10).equals(expected.slice(13, 9))
-
-
-def test_a_cell_without_counts_has_an_empty_sentence() -> None:
-    """It is a cell like any other."""
-    lists = pa.array([[], [3]], pa.large_list(pa.uint16()))
-    assert cell_sentences(lists, lists, pa.array(GENES), 10).to_pylist() == ["", "G3"]
-
-
-@pytest.mark.parametrize("dtype", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
-def test_the_largest_counts_come_first(dtype: pa.DataType) -> None:
-    """In every type, also where all bits are set."""
-    largest = 2**dtype.bit_width - 1 if dtype.bit_width < 64 else 2**62
-    counts = pa.array([[1, largest, largest // 2 + 1]], pa.large_list(dtype))
-    genes = pa.array([[0, 1, 2]], pa.large_list(pa.uint16()))
-    assert cell_sentences(genes, counts, pa.array(GENES), 3).to_pylist() == ["G1 G2 G0"]
-
-
-# Negatives
+def cells_of(split: str, rows: Rows = ROWS) -> dict[str, dict[str, Any]]:
+    return {row["cell_id"]: row for row in rows.tables[split].to_pylist()}
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_negatives_are_as_many_as_asked_for_and_all_different(tmp_path: Path, k: int) -> None:
-    """Of the same split, and none with the anchor's own caption."""
-    for split, rows in multiplets_of(tmp_path, negatives=k).items():
-        captions = caption_of(split)
-        assert [r["sample_idx"] for r in rows] == TABLES[split]["cell_id"].to_pylist()
+    """Of the same split, and none with the anchor's own caption; every cell is an anchor once."""
+    for split, rows in made(tmp_path / "x", {"kind": "multiplets", "negatives": k}).items():
+        cells = cells_of(split)
+        assert [r["sample_idx"] for r in rows] == list(cells)
         for row in rows:
             drawn = [row[f"negative_{j}_idx"] for j in range(1, k + 1)]
-            assert len(set(drawn)) == k
-            assert all(captions[d] != row["positive"] == captions[row["sample_idx"]] for d in drawn)
-            assert f"negative_{k + 1}_idx" not in row
+            assert len(set(drawn)) == k and f"negative_{k + 1}_idx" not in row
+            assert all(cells[d]["type"] != cells[row["sample_idx"]]["type"] for d in drawn)
+            assert row["positive"] == f"{cells[row['sample_idx']]['type']} cell"
+
+
+def test_columns_are_those_of_adata_hf_datasets(tmp_path: Path) -> None:
+    """In their order, with more captions behind the first."""
+    spec = {"kind": "multiplets", "captions": ["{type}", "plate"], "negatives": 2}
+    sentence = ["sample_idx", "cell_sentence_1", "cell_sentence_2"]
+    first = made(tmp_path / "a", spec)["train"][0]
+    ids = ["negative_1_idx", "negative_2_idx"]
+    assert list(first) == [*sentence, "positive", "positive_2", *ids, "negative_1", "negative_2"]
+    unresolved = made(tmp_path / "b", spec | {"resolve_negatives": False})["train"][0]
+    assert list(unresolved) == [*sentence, "positive", "positive_2", *ids]
+    pair = made(tmp_path / "c", spec | {"kind": "pairs"})["train"][0]
+    assert list(pair) == [*sentence, "caption", "caption_2", "label"] and pair["label"] == 1.0
 
 
 def test_resolved_negatives_are_captions_and_sentences_by_turns(tmp_path: Path) -> None:
     """negative_1 and negative_3 a caption, negative_2 and negative_4 a sentence: each that of its cell."""
-    for rows in multiplets_of(tmp_path, negatives=4).values():
+    for rows in made(tmp_path / "x", {"kind": "multiplets", "negatives": 4}).values():
         of = {r["sample_idx"]: r for r in rows}
         for row in rows:
             for j in (1, 3):
@@ -161,95 +71,106 @@ def test_resolved_negatives_are_captions_and_sentences_by_turns(tmp_path: Path) 
                 assert row[f"negative_{j}"] == of[row[f"negative_{j}_idx"]]["cell_sentence_1"]
 
 
-def test_unresolved_negatives_are_ids_alone(tmp_path: Path) -> None:
-    """Smaller files for who looks cells up."""
-    row = multiplets_of(tmp_path, negatives=3, resolve_negatives=False)["train"][0]
-    ids = [f"negative_{j}_idx" for j in (1, 2, 3)]
-    assert list(row) == ["sample_idx", "cell_sentence_1", "positive", *ids]
+def test_no_negative_has_the_label_or_any_caption_of_its_anchor(tmp_path: Path) -> None:
+    """The label counts, although no caption names it; so does every caption by itself."""
+    spec = {"kind": "multiplets", "captions": ["control", "{donor}"], "negatives": 3}
+    many = typed_rows({"train": 200}, missing=False)
+    for split, rows in made(tmp_path / "x", spec, many).items():
+        cells = cells_of(split, many)
+        for row in rows:
+            anchor = cells[row["sample_idx"]]
+            for j in (1, 2, 3):
+                other = cells[row[f"negative_{j}_idx"]]
+                assert all(other[c] != anchor[c] for c in ("type", "control", "donor"))
 
 
-def test_negatives_equal_the_slow_reference(tmp_path: Path) -> None:
-    """Draw for draw."""
-    for split, rows in multiplets_of(tmp_path, negatives=3, seed=9).items():
-        ids, captions = TABLES[split]["cell_id"].to_pylist(), TABLES[split]["label"].to_pylist()
-        for i, row in enumerate(rows):
-            expected = slow_negatives(ids, captions, i, k=3, seed=9)
-            assert [row[f"negative_{j}_idx"] for j in (1, 2, 3)] == [ids[e] for e in expected]
+def test_pairs_are_the_cell_with_its_caption_and_with_others(tmp_path: Path) -> None:
+    """1.0 once and 0.0 as often as asked for; sentence and obs columns stay those of the cell."""
+    spec = {"kind": "pairs", "negatives": 2, "columns": ["age"], "embeddings": ["pca"]}
+    for split, rows in made(tmp_path / "x", spec).items():
+        cells = cells_of(split)
+        assert [r["sample_idx"] for r in rows] == [c for c in cells for _ in range(3)]
+        assert [r["label"] for r in rows] == [1.0, 0.0, 0.0] * len(cells)
+        for row in rows:
+            cell = cells[row["sample_idx"]]
+            assert (row["caption"] == f"{cell['type']} cell") == bool(row["label"])
+            assert row["cell_sentence_1"] == cell["tokens:sentence:cell_sentence_1"]
+            assert (row["age"], row["embedding_pca"]) == (cell["age"], cell["embedding:pca"])
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000])
-def test_multiplets_do_not_depend_on_batches(tmp_path: Path, size: int) -> None:
-    """Cuts change nothing."""
-    assert multiplets_of(tmp_path / "a", size=size) == multiplets_of(tmp_path / "b", size=16)
+def test_shares_of_batches_are_met_by_every_anchor(tmp_path: Path) -> None:
+    """Half of its own batch, half of another, in any order."""
+    rows = typed_rows({"train": 120}, missing=False)
+    plates = pa.array([i % 3 for i in range(120)], pa.int64())
+    table = rows.tables["train"]
+    table = table.set_column(table.schema.get_field_index("plate"), "plate", plates)
+    batched = Rows(rows.header, {"train": table})
+    spec = {"kind": "multiplets", "negatives": 4, "shares": {"in_batch": 0.5, "out_of_batch": 0.5}}
+    cells, places = cells_of("train", batched), []
+    for row in made(tmp_path / "x", spec, batched)["train"]:
+        own = [cells[row[f"negative_{j}_idx"]]["plate"] == cells[row["sample_idx"]]["plate"] for j in (1, 2, 3, 4)]
+        assert sum(own) == 2
+        places.append(tuple(own))
+    assert len(set(places)) == 6
+
+
+def test_hard_negatives_are_nearer(tmp_path: Path) -> None:
+    """By the embedding that is named, on average, than those that are not."""
+    spec = {"kind": "multiplets", "negatives": 1}
+    shares = {"hard": 1.0, "embedding": "pca", "candidates": 20}
+
+    def distance(folder: str, more: dict[str, Any]) -> float:
+        cells = cells_of("train")
+        pairs = [
+            (cells[r["sample_idx"]]["embedding:pca"], cells[r["negative_1_idx"]]["embedding:pca"])
+            for r in made(tmp_path / folder, spec | more)["train"]
+        ]
+        return sum(sum((x - y) ** 2 for x, y in zip(*pair, strict=True)) for pair in pairs)
+
+    assert distance("hard", {"shares": shares}) < 0.6 * distance("any", {})
 
 
 def test_another_seed_draws_other_negatives(tmp_path: Path) -> None:
     """And the same seed the same."""
-    runs = [multiplets_of(tmp_path, seed=s)["train"] for s in (0, 0, 1)]
+    runs = [made(tmp_path / n, {"kind": "multiplets", "seed": s})["train"] for n, s in (("a", 0), ("b", 0), ("c", 1))]
+    assert runs[0] == runs[1]
     drawn = [[r["negative_1_idx"] for r in rows] for rows in runs]
-    assert drawn[0] == drawn[1]
-    assert np.mean(np.array(drawn[0]) == np.array(drawn[2])) < 0.3
+    assert sum(a == b for a, b in zip(drawn[0], drawn[2], strict=True)) < 20
 
 
-def test_negatives_are_uniform_over_all_eligible_cells() -> None:
-    """Chi-square over 40,000 draws of each caption; no position and no cell is favoured."""
-    rng = np.random.default_rng(0)
-    captions = rng.choice(["a", "b", "c"], 600, p=[0.7, 0.2, 0.1]).astype(object)
-    ids = pa.array([f"c{i}" for i in range(600)], pa.large_string())
-    drawn = [draw_negatives(ids, captions, k=5, seed=s, where="x") for s in range(60)]
-    for caption in "abc":
-        eligible = np.flatnonzero(captions != caption)
-        mine = np.concatenate([d[captions == caption] for d in drawn])
-        for chosen in (mine[:, 0], mine[:, 4], mine.ravel()):
-            seen = np.bincount(chosen, minlength=600)
-            assert seen.sum() == seen[eligible].sum()
-            expected = len(chosen) / len(eligible)
-            statistic = ((seen[eligible] - expected) ** 2 / expected).sum()
-            freedom = len(eligible) - 1
-            assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+@pytest.mark.parametrize("kind", ["pairs", "multiplets"])
+def test_too_few_cells_of_another_caption_are_an_error(tmp_path: Path, kind: str) -> None:
+    """It says how many there are."""
+    with pytest.raises(CellmillError, match=r"split test: 20 negatives were asked for, .* has only \d+ of 23 cells"):
+        made(tmp_path / "x", {"kind": kind, "negatives": 20})
 
 
-def test_all_eligible_cells_may_be_asked_for() -> None:
-    """Then each is drawn once."""
-    ids = pa.array(list("abcdef"), pa.large_string())
-    captions = np.array(["x", "x", "x", "y", "y", "y"], object)
-    drawn = draw_negatives(ids, captions, k=3, seed=0, where="x")
-    assert [sorted(row) for row in drawn] == [[3, 4, 5]] * 3 + [[0, 1, 2]] * 3
-
-
-@pytest.mark.parametrize(("k", "captions", "there"), [(3, "xxxyy", 2), (1, "xxxxx", 0), (5, "abcde", 4)])
-def test_too_few_cells_of_another_caption_are_an_error(k: int, captions: str, there: int) -> None:
-    """It says how many there are, and of which caption."""
-    ids = pa.array(list("abcde"), pa.large_string())
-    expected = (
-        f"heart, split train: {k} negatives were asked for, but only {there} of 5 cells have another caption than"
-    )
+def test_too_few_cells_of_the_batch_are_an_error(tmp_path: Path) -> None:
+    """Where every cell has a batch of its own."""
+    spec = {"kind": "multiplets", "negatives": 2, "shares": {"in_batch": 1.0}}
+    expected = "2 negatives of its own batch were asked for, .* has only 0 of 70 cells of its own batch"
     with pytest.raises(CellmillError, match=expected):
-        draw_negatives(ids, np.array(list(captions), object), k=k, seed=0, where="heart, split train")
+        made(tmp_path / "x", spec)
 
 
 def test_a_missing_caption_is_an_error(tmp_path: Path) -> None:
     """With the split, the first cell and the column."""
-    labels = TABLES["train"]["label"].to_pylist()
-    labels[17] = None
-    rows = TABLES["train"].set_column(3, "label", pa.array(labels, pa.string()))
-    with pytest.raises(CellmillError, match=r"heart, split train: cell 'train17' has no caption \(column 'label'\)"):
-        multiplets_of(tmp_path, tables={"train": rows})
+    rows = typed_rows()
+    rows.tables["train"] = rows.tables["train"].slice(1)
+    rows.tables["test"] = rows.tables["test"].slice(0)
+    header = replace(rows.header, cells={"train": 69, "validation": 0, "test": 23})
+    with pytest.raises(CellmillError, match=r"heart, split test: cell 'test:zelle-ä0' has no caption: column 'type'"):
+        made(tmp_path / "x", {"kind": "multiplets"}, Rows(header, rows.tables))
 
 
-def test_no_caption_column_is_an_error(tmp_path: Path) -> None:
-    """With the two ways to name one."""
-    header = Header("heart", SPLITS, SYMBOLS, np.dtype(np.uint16), pa.schema([]))
-    with pytest.raises(CellmillError, match=r"no caption column\. Set columns\.label, or 'caption'"):
-        multiplets_of(tmp_path, header=header)
-
-
-def test_files_are_cut_where_they_are_said_to_be(tmp_path: Path) -> None:
-    """And row groups within them."""
-    spec = HfMultiplets(cells_per_file=20)
-    made = multiplets.split_multiplets(batches(TABLES, 16), HEADER, spec, tmp_path, group_rows=8)
-    sizes: Counter[tuple[str, int]] = Counter()
-    for split, number, rows in made:
-        assert rows.num_rows <= 8
-        sizes[split, number] += rows.num_rows
-    assert sizes == {("train", 0): 20, ("train", 1): 20, ("train", 2): 10, ("test", 0): 20}
+def test_without_sentences_and_with_captions_that_are_all_different(tmp_path: Path) -> None:
+    """As for models that take embeddings."""
+    spec = {
+        "kind": "multiplets",
+        "sentences": None,
+        "captions": ["{type} {age}"],
+        "negatives": 1,
+        "embeddings": ["hvg"],
+    }
+    row = made(tmp_path / "x", spec)["test"][0]
+    assert list(row) == ["sample_idx", "positive", "negative_1_idx", "negative_1", "embedding_hvg"]

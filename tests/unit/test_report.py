@@ -21,7 +21,7 @@ from cellmill.contracts.counts import CountsPart
 from cellmill.embedders import Hvg
 from cellmill.embedders.embed import embed_part
 from cellmill.errors import CellmillError
-from cellmill.exports import HfSingle
+from cellmill.exports import HfTokens
 from cellmill.exports.export import About, export
 from cellmill.exports.rows import PartFiles
 from cellmill.files import read_json, write_json
@@ -260,7 +260,7 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
     export(
         parts,
         path="hf/cells",
-        spec=HfSingle(embeddings=["hvg"]),
+        spec=HfTokens(embeddings=["hvg"]),
         about=About(
             dataset="demo",
             title=spec.title,
@@ -439,7 +439,7 @@ def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, said:
 @pytest.mark.parametrize(
     ("path", "kind", "line"),
     [
-        ("hf/cells", "single", 'datasets.load_dataset("results/d/hf/cells")'),
+        ("hf/cells", "tokens", 'datasets.load_dataset("results/d/hf/cells")'),
         ("hf/pairs", "multiplets", 'datasets.load_dataset("results/d/hf/pairs")'),
         ("mds/tokens", "tokens", 'StreamingDataset(remote="results/d/mds/tokens/train", local="<cache folder>")'),
         ("hdf5/counts", "counts", 'h5py.File("results/d/hdf5/counts/train/batch_0000.h5")["expression"]'),

@@ -74,11 +74,13 @@ def test_every_kept_cell_is_in_exactly_one_split(finished: Project, processed: a
 
 
 def test_hf_cells_are_the_processed_cells(finished: Project, processed, tokens, tmp_path: Path):
-    """load_dataset gives each split's cells, with their tokens, embeddings and labels."""
+    """load_dataset gives each split's cells, with their tokens, embeddings and labels, which are classes."""
     loaded = _hf(finished, "cells", tmp_path)
     vectors = np.load(finished.results(DATASET) / "embedded" / "pca" / "0.npy")
     row_of = {cell: i for i, cell in enumerate(processed.obs_names)}
     assert list(loaded) == list(SPLITS)
+    labels = loaded["train"].features["bulk_labels"]
+    assert labels.names == sorted(processed.obs["bulk_labels"].cat.categories)
     seen = []
     for split in SPLITS:
         for row in loaded[split]:
@@ -86,7 +88,7 @@ def test_hf_cells_are_the_processed_cells(finished: Project, processed, tokens, 
             assert processed.obs["split"].iloc[i] == split
             assert row["input_ids"] == list(tokens[row["cell_id"]])
             assert np.array_equal(np.float32(row["embedding_pca"]), vectors[i])
-            assert row["bulk_labels"] == processed.obs["bulk_labels"].iloc[i]
+            assert labels.int2str(row["bulk_labels"]) == processed.obs["bulk_labels"].iloc[i]
             seen.append(row["cell_id"])
     assert sorted(seen) == sorted(processed.obs_names)
 

@@ -36,7 +36,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Proje
         exports=["scdl/counts", "hf/plain"],
         cell_ids="part_barcode",
     )
-    project.edit_config({"exports": {"hf": {"plain": {"kind": "single", "tokenizer": "rank", "embeddings": []}}}})
+    project.edit_config({"exports": {"hf": {"plain": {"kind": "tokens", "tokenizer": "rank"}}}})
     project.run("--config", 'datasets=["breast"]')
     return project
 

@@ -64,7 +64,7 @@ def copy_of(project: Project, root: Path) -> Project:
 def subset(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same subset of the bundled cells in one part and in three; no cell of one of these passes the filter."""
     project = Project.create(tmp_path_factory.mktemp("subset"))
-    project.edit_config({"exports": {"hf": {"plain": {"kind": "single", "tokenizer": None, "embeddings": []}}}})
+    project.edit_config({"exports": {"hf": {"plain": {"kind": "expression"}}}})
     raw = finished.results("pbmc68k") / "raw" / "0.h5ad"
     dropped = np.flatnonzero(anndata.read_h5ad(raw, backed="r").obs["phase"] == "G2M")
     order = np.setdiff1d(np.random.default_rng(0).permutation(700), dropped[:10], assume_unique=True)

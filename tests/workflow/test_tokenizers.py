@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -31,9 +32,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Pr
                 "sentence": {"lengths": [5, 20]},
             },
             "exports": {
-                "hf": {
-                    k: {"kind": "single", "tokenizer": k, "embeddings": [], "columns": ["bulk_labels"]} for k in KINDS
-                },
+                "hf": {k: {"kind": "tokens", "tokenizer": k, "columns": ["bulk_labels"]} for k in KINDS},
                 "mds": {"binned": {"kind": "tokens", "tokenizer": "binned"}},
             },
         }
@@ -46,7 +45,8 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Pr
 
 
 def _asked() -> dict[str, list[str]]:
-    return {"tokenizers": list(KINDS), "embedders": [], "exports": [*(f"hf/{k}" for k in KINDS), "mds/binned"]}
+    exports = [*(f"hf/{k}" for k in KINDS), "hf/expression", "hf/sentences", "hf/pairs", "mds/binned"]
+    return {"tokenizers": list(KINDS), "embedders": [], "exports": exports}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,6 +66,32 @@ def test_exports_have_the_tokens_in_their_published_types(tokenized: Project, ki
     if "genes" in columns:
         assert features == {"genes": "List(Value('int64'))", "expressions": "List(Value('float32'))"}
     assert list(seen[0]) == ["cell_id", *columns, "bulk_labels"]
+
+
+def test_text_and_counts_are_those_of_the_processed_cells(tokenized: Project, tmp_path: Path) -> None:
+    """Streamed: counts by gene, sentences of the tokenizer; in pairs each cell's caption and another one's."""
+    import datasets
+
+    def stream(name: str) -> list[dict[str, Any]]:
+        folder = tokenized.results("small") / "hf" / name
+        loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path), streaming=True)
+        return [row for split in loaded.values() for row in split]
+
+    processed = anndata.read_h5ad(tokenized.results("small") / "processed" / "0.h5ad")
+    label = processed.obs["bulk_labels"].astype(str)
+    counts = {row["cell_id"]: dict(zip(row["genes"], row["counts"], strict=True)) for row in stream("expression")}
+    assert set(counts) == set(processed.obs_names)
+    for cell, row in zip(processed.obs_names, processed.X.toarray(), strict=True):
+        assert counts[cell] == {int(g): int(row[g]) for g in np.flatnonzero(row)}
+    genes = pq.read_table(tokenized.results("small") / "hf" / "expression" / "genes.parquet")
+    assert genes["gene_id"].to_pylist() == list(processed.var_names)
+    stored = pq.read_table(tokenized.results("small") / "tokenized" / "sentence" / "0.parquet").to_pandas()
+    expected = stored.set_index("cell_id")[["cell_sentence_1", "cell_sentence_2"]].T.to_dict()
+    sentences = stream("sentences")
+    assert {row.pop("sample_idx"): row for row in sentences} == expected
+    pairs = stream("pairs")
+    assert len(pairs) == 2 * len(label)
+    assert all((label[row["sample_idx"]] == row["caption"]) == bool(row["label"]) for row in pairs)
 
 
 def test_cells_that_are_left_out_are_counted_everywhere(tokenized: Project) -> None:

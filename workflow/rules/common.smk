@@ -125,6 +125,7 @@ def about(wildcards):
         "title": spec.title,
         "organism": spec.organism,
         "license": spec.license,
+        "citation": spec.citation,
         "columns": plain(spec.columns),
         "kept_columns": spec.exported_columns,
         "split": plain(spec.split),

@@ -27,10 +27,11 @@ def write(folder: str | PathLike[str], said: dict[str, Any]) -> None:
         for p in sorted(base.rglob("*"))
         if p.is_file()
     }
-    write_json(base / NAME, {**said, "files": files, "written_by": _versions()})
+    write_json(base / NAME, {**said, "files": files, "written_by": library_versions()})
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of cellmill and of the libraries that write exports."""
     found = {"cellmill": __version__}
     for library in _LIBRARIES:
         try:

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from cellmill.exports.geneformer import GeneformerTokens
 from cellmill.exports.hdf5 import Hdf5Counts
-from cellmill.exports.hf import HfMultiplets, HfSingle
+from cellmill.exports.hf import HfExport, HfExpression, HfMultiplets, HfPairs, HfSingle, HfTokens, Shares
 from cellmill.exports.mds import MdsTokens
 from cellmill.exports.scdl import ScdlCounts
 from cellmill.spec import Name, Spec
 
 Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer"]
-Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
-Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts | GeneformerTokens
+Hf = Annotated[HfExport, Field(discriminator="kind")]
+Export = HfExport | MdsTokens | Hdf5Counts | ScdlCounts | GeneformerTokens
 
 
 class Exports(Spec):
@@ -53,9 +53,14 @@ __all__ = [
     "Format",
     "GeneformerTokens",
     "Hdf5Counts",
+    "HfExport",
+    "HfExpression",
     "HfMultiplets",
+    "HfPairs",
     "HfSingle",
+    "HfTokens",
     "MdsTokens",
     "ScdlCounts",
+    "Shares",
     "parse_export",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,8 @@ from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.tokens import TokensPart, added_up
 from cellmill.exports import Export
+from cellmill.exports.features import typed_obs
+from cellmill.exports.hf import HfSpec
 from cellmill.exports.rows import Header, PartFiles, common_schema, left_out, needs, ordered, token_column
 from cellmill.files import replacing, scratch
 from cellmill.quality.ledger import account
@@ -35,6 +37,7 @@ class About:
     columns: Columns
     kept_columns: list[str]
     split: dict[str, Any]
+    citation: str | None = None
 
 
 def export(
@@ -62,6 +65,8 @@ def export(
     accounted = account(ledger)
     missing = left_out(parts)
     header = _header(parts, spec, about, table, accounted, missing)
+    if isinstance(spec, HfSpec):
+        header = replace(header, obs=typed_obs(parts, header.obs, max_classes=spec.max_classes))
     columns = (
         *needs(counts=spec.with_counts, embeddings=spec.embedders),
         *(token_column(t, c) for t, found in header.tokens.items() for c in found),
@@ -136,7 +141,9 @@ def _header(
         with TokensPart(parts[0].tokens[name]) as file:
             tokens[name] = {column: file.facts["exported"][column] for column in file.fields}
     asked = getattr(spec, "columns", None)
-    columns = about.kept_columns if asked is None else asked
+    columns = list(
+        dict.fromkeys([*(about.kept_columns if asked is None else asked), *spec.extra_columns(about.columns)])
+    )
     return Header(
         dataset=about.dataset,
         cells={s: ledger["splits"].get(s, 0) - missing.get(s, 0) for s in about.split["fractions"]},

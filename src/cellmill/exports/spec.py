@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cellmill.config import Dataset
+    from cellmill.config import Columns, Dataset
 
 
 class ExportSpec:
@@ -25,6 +25,10 @@ class ExportSpec:
     def with_counts(self) -> bool:
         """Whether this export reads the counts."""
         return False
+
+    def extra_columns(self, columns: Columns) -> tuple[str, ...]:
+        """Obs columns that this export reads without being asked to write them."""
+        return ()
 
     def problems(self, dataset: Dataset) -> list[str]:
         """What this export needs of a dataset and does not find there, as sentences."""
