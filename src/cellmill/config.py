@@ -434,11 +434,6 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
             for name in names:
                 if name not in known:
                     problems.append(f"{where}: no {family} '{name}' is defined. {nearest(name, known)}")
-        if path.startswith("mds/"):
-            for name in spec.tokenizers:
-                writes = config.tokenizers[name].columns if name in config.tokenizers else {"input_ids": ""}
-                if "input_ids" not in writes:
-                    problems.append(f"{where}: it takes input_ids; '{name}' writes {' and '.join(writes)}.")
     return problems
 
 

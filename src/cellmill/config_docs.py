@@ -47,7 +47,8 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Embedder `pca`", "", embedders.Pca),
     ("Export `hf`, kind `single`", "", exports.HfSingle),
     ("Export `hf`, kind `multiplets`", "", exports.HfMultiplets),
-    ("Export `mds`", "", exports.MdsTokens),
+    ("Export `mds`, kind `tokens`", "", exports.MdsTokens),
+    ("Export `mds`, kind `expression`", "", exports.MdsExpression),
     ("Export `hdf5`", "", exports.Hdf5Counts),
     ("Export `scdl`", "", exports.ScdlCounts),
 )

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfMultiplets, HfSingle
-from cellmill.exports.mds import MdsTokens
+from cellmill.exports.mds import MdsExpression, MdsTokens
 from cellmill.exports.scdl import ScdlCounts
 from cellmill.spec import Name, Spec
 
 Format = Literal["hf", "mds", "hdf5", "scdl"]
 Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
-Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts
+Mds = Annotated[MdsTokens | MdsExpression, Field(discriminator="kind")]
+Export = HfSingle | HfMultiplets | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts
 
 
 class Exports(Spec):
@@ -22,7 +23,7 @@ class Exports(Spec):
 
     hf: dict[Name, Hf] = {}
     """Hugging Face datasets: `datasets.load_dataset("results/<dataset>/hf/<name>")`."""
-    mds: dict[Name, MdsTokens] = {}
+    mds: dict[Name, Mds] = {}
     """MosaicML MDS shards: `StreamingDataset(remote="results/<dataset>/mds/<name>/train", local="<cache>")`."""
     hdf5: dict[Name, Hdf5Counts] = {}
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
@@ -51,6 +52,7 @@ __all__ = [
     "Hdf5Counts",
     "HfMultiplets",
     "HfSingle",
+    "MdsExpression",
     "MdsTokens",
     "ScdlCounts",
     "parse_export",

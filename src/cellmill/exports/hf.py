@@ -78,8 +78,9 @@ def write(
     spec: HfSingle | HfMultiplets,
     *,
     vocabulary: dict[str, int] | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Write ``<split>/NNNNN.parquet`` into ``out``; give the facts for the manifest."""
+    """Write ``<split>/NNNNN.parquet`` into ``out``, in one thread; give the facts for the manifest."""
     if isinstance(spec, HfSingle):
         return _write_single(out, header, rows, spec, vocabulary)
     return _write_multiplets(out, header, rows, spec)
