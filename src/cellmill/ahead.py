@@ -60,41 +60,47 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[T]:
         maker.join()
 
 
+class Workers:
+    """A number of threads, and the pool that they are where there is more than one."""
+
+    def __init__(self, threads: int, pool: ThreadPoolExecutor | None) -> None:
+        self.threads, self.pool = threads, pool
+
+
 @contextmanager
-def workers(threads: int) -> Iterator[ThreadPoolExecutor | None]:
-    """A pool of ``threads``, or none for one: then work is done where it is asked for.
+def workers(threads: int) -> Iterator[Workers]:
+    """Threads to work in; with one, work is done where it is asked for.
 
     On an error, what has not begun never will, and what has is waited for.
     """
     if threads <= 1:
-        yield None
+        yield Workers(1, None)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="work") as pool:
         try:
-            yield pool
+            yield Workers(threads, pool)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 class InOrder(Generic[T]):
-    """Calls made by a pool, whose results are taken in the order of the calls; an error comes in its result's place.
+    """Calls made by workers, whose results are taken in the order of the calls; an error comes in its result's place.
 
     Args:
-        pool: what ``workers`` yields.
-        depth: calls that may be under way or wait to be taken; ``put`` takes results until there are fewer.
         take: what is done with a result, in the caller's thread.
+        calls_per_worker: how many may be under way or wait to be taken; ``put`` takes results until there are fewer.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor | None, *, depth: int, take: Callable[[T], None]) -> None:
-        self._pool, self._depth, self._take = pool, depth, take
+    def __init__(self, workers: Workers, *, take: Callable[[T], None], calls_per_worker: int = 2) -> None:
+        self._pool, self._take, self._most = workers.pool, take, calls_per_worker * workers.threads
         self._waiting: deque[Future[T]] = deque()
 
     def put(self, function: Callable[..., T], *args: Any) -> None:
         if self._pool is None:
             self._take(function(*args))
             return
-        while len(self._waiting) >= self._depth:
+        while len(self._waiting) >= self._most:
             self._take(self._waiting.popleft().result())
         self._waiting.append(self._pool.submit(function, *args))
 

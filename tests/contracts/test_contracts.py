@@ -551,3 +551,9 @@ def test_tokens_of_an_older_version_are_refused() -> None:
     """Written at 43cb615 by ``contracts.tokens.write``: the rows of ``token_rows`` without ``left_out``, ids int32."""
     with pytest.raises(CellmillError, match=r"found 'tokens 1', this cellmill reads 'tokens 3'.*it is made anew"):
         tokens.TokensPart(ARCHIVES / "tokens_1.parquet")
+
+
+def test_an_export_of_an_older_version_is_refused() -> None:
+    """The manifest of `hdf5.write` at b4d6ffc, of the rows ``make_rows({"train": 6}, genes=5)``."""
+    with pytest.raises(CellmillError, match=r"found 'hdf5 1', this cellmill reads 'hdf5 2'.*it is made anew"):
+        manifest.read(ARCHIVES / "hdf5_1.manifest.json")

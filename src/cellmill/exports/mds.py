@@ -16,11 +16,10 @@ from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Name, Spec
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     import numpy as np
     import pyarrow as pa
 
+    from cellmill.ahead import Workers
     from cellmill.config import Dataset
     from cellmill.exports.mds_columns import MdsColumn
     from cellmill.exports.rows import Header
@@ -112,10 +111,10 @@ def write(
     columns = dict(sorted((own | _obs_columns(kinds)).items()))
     missing: Counter[str] = Counter()
     splits: dict[str, Any] = {}
-    with workers(threads) as pool:
+    with workers(threads) as team:
         for split, batches in by_split(header, rows):
             (out / split).mkdir()
-            shards = _Shards(out / split, columns=columns, spec=spec, pool=pool, threads=threads)
+            shards = _Shards(out / split, columns=columns, spec=spec, team=team)
             values = 0
             for batch in batches:
                 count_missing(missing, batch, kinds)
@@ -210,8 +209,7 @@ class _Shards:
         *,
         columns: dict[str, MdsColumn],
         spec: MdsTokens | MdsExpression,
-        pool: ThreadPoolExecutor | None,
-        threads: int,
+        team: Workers,
     ) -> None:
         from cellmill.ahead import InOrder
 
@@ -229,8 +227,8 @@ class _Shards:
         }
         self._head = json.dumps(self._config, sort_keys=True).encode()
         self._shards: list[dict[str, Any]] = []
-        self._encoding = InOrder(pool, depth=2 * threads, take=self._cut)
-        self._writing = InOrder(pool, depth=threads, take=self._shards.append)
+        self._encoding = InOrder(team, take=self._cut)
+        self._writing = InOrder(team, take=self._shards.append, calls_per_worker=1)
         self._number = 0
         self._start()
 
