@@ -68,9 +68,15 @@ def quality(who: str, path: Path) -> Callable[[], object]:
     return lambda: (stages.peer if who == "scanpy" else stages.ours)(path)
 
 
+def mds(who: str, path: Path) -> Callable[[], object]:
+    import mds as exports
+
+    return exports.mds(who, path)
+
+
 def main() -> int:
     name, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    run = {"read": read, "write": write, "quality": quality}[name](who, path)
+    run = {"read": read, "write": write, "quality": quality, "mds": mds}[name](who, path)
     if (name == "read" and who.startswith("ours")) or who.startswith("reading alone"):
         _compile()
     before = time.perf_counter()

@@ -18,6 +18,13 @@ MEASUREMENTS = {
     "read": ("ours, 1 thread", "ours, 2 threads", "anndata backed"),
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
+    "mds": (
+        "ours, tensors, 2 threads",
+        "ours, json, 2 threads",
+        "ours, ndarray, 2 threads",
+        "ours, tensors, 1 thread",
+        "MDSWriter, tensors",
+    ),
     "scale": (),
 }
 """Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
