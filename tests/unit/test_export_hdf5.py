@@ -14,13 +14,25 @@ import pyarrow as pa
 import pytest
 
 from cellmill.errors import CellmillError
-from cellmill.exports import hdf5
+from cellmill.exports import hdf5, hdf5_metadata
 from cellmill.exports.hdf5 import Hdf5Counts
 
 from .export_rows import digests, make_rows, new_folder
 
 LAYOUTS = pytest.mark.parametrize("layout", ["csr", "dense"])
 OBS_OF_MISSING = {"donor": "", "age": np.nan, "umis": -(1 << 63), "control": -1}
+
+
+@pytest.fixture
+def drawn() -> None:
+    """For tests that look at the figure."""
+
+
+@pytest.fixture(autouse=True)
+def figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure takes a second, longer than all the rest: tests of something else do without."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(hdf5_metadata, "_draw", lambda path, *_: path.touch())
 
 
 def dense(table: pa.Table, genes: int) -> np.ndarray:
@@ -228,7 +240,7 @@ def test_variable_genes_alone_are_written(tmp_path: Path, layout: Any) -> None:
     assert sorted(info["hvg_indices"]) == list(range(chosen.sum()))
 
 
-def test_hvg_info_has_the_four_keys(tmp_path: Path) -> None:
+def test_hvg_info_has_the_four_keys(tmp_path: Path, drawn: None) -> None:
     """Ranks, and numbers that equal those of the gene table; JSON has text for keys."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
     facts = hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts())
@@ -248,7 +260,10 @@ def test_hvg_info_has_the_four_keys(tmp_path: Path) -> None:
     for name, expected in (("mean", dispersion.mean()), ("median", dispersion.median()), ("max", dispersion.max())):
         assert said[f"{name}_dispersion"] == pytest.approx(expected)
     assert said["median_pct_cells"] == pytest.approx(100 * ranked["n_cells"].median() / 70)
-    assert (out / "hvg_analysis.png").read_bytes().startswith(b"\x89PNG")
+    figure = (out / "hvg_analysis.png").read_bytes()
+    assert figure.startswith(b"\x89PNG")
+    hdf5.write(new_folder(tmp_path / "again"), rows.header, rows.batches(7), Hdf5Counts(genes="variable"))
+    assert (tmp_path / "again/hvg_analysis.png").read_bytes() == figure
 
 
 @pytest.mark.parametrize("files", [30, 1000])

@@ -178,7 +178,6 @@ def write_hvg(out: Path, header: Header, written: np.ndarray) -> int:
     Means and variances are those of ``genes.parquet``, of counts per 10,000 over the training cells.
     """
     from cellmill.contracts.genes import variable_columns
-    from cellmill.report.drawing import save, style
 
     genes, cells = header.genes, header.cells.get(TRAINING, 0)
     variable = variable_columns(genes, len(genes))
@@ -196,8 +195,7 @@ def write_hvg(out: Path, header: Header, written: np.ndarray) -> int:
             "statistics": _statistics(genes, variable, mean, dispersion, percent, cells),
         },
     )
-    with style():
-        save(_figure(genes, variable, mean, dispersion, percent), out / "hvg_analysis.png", "png")
+    _draw(out / "hvg_analysis.png", genes, variable, mean, dispersion, percent)
     return len(variable)
 
 
@@ -233,10 +231,26 @@ def _statistics(
     }
 
 
+def _draw(
+    path: Path,
+    genes: pd.DataFrame,
+    variable: np.ndarray,
+    mean: np.ndarray,
+    dispersion: np.ndarray,
+    percent: np.ndarray,
+) -> None:
+    from cellmill.report.drawing import save, style
+
+    with style():
+        save(_figure(genes, variable, mean, dispersion, percent), path, "png")
+
+
 def _figure(
     genes: pd.DataFrame, variable: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, percent: np.ndarray
 ) -> Figure:
-    """Dispersion against mean, both as histograms of the variable genes, and the first of them by name."""
+    """Dispersion against mean, means and shares of cells of the variable genes, and the first of them by name."""
+    from matplotlib.ticker import NullFormatter
+
     from cellmill.report.drawing import GREY, KEPT_COLOR, new_figure, shown
 
     figure = new_figure(11, 8.5)
@@ -250,6 +264,9 @@ def _figure(
     scatter.set(xlabel="mean of counts per 10,000", ylabel="variance over mean", title="Dispersion by mean")
     scatter.set_xscale("log")
     scatter.set_yscale("log")
+    for axis in (scatter.xaxis, scatter.yaxis):  # powers in words of TeX would show as they are
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     scatter.legend(markerscale=4, fontsize=9)
     positive = mean[variable][mean[variable] > 0]
     means.hist(np.log10(positive), bins=40, color=KEPT_COLOR)
