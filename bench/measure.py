@@ -123,7 +123,21 @@ def open_archive(who: str, path: Path) -> Callable[[], object]:
     return lambda: Theirs(str(archive))
 
 
-MEASUREMENTS = {"read": read, "write": write, "quality": quality, "tokenize": tokenize, "convert": convert, "open": open_archive}
+def mds(who: str, path: Path) -> Callable[[], object]:
+    import mds as exports
+
+    return exports.mds(who, path)
+
+
+MEASUREMENTS = {
+    "mds": mds,
+    "read": read,
+    "write": write,
+    "quality": quality,
+    "tokenize": tokenize,
+    "convert": convert,
+    "open": open_archive,
+}
 
 
 def main() -> int:

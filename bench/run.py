@@ -22,6 +22,13 @@ MEASUREMENTS = {
     "tokenize": (),
     "convert": ("ours, 1 thread", "ours, 2 threads", "convert_h5ad_to_scdl"),
     "open": ("ours", "bionemo-scdl"),
+    "mds": (
+        "ours, tensors, 2 threads",
+        "ours, json, 2 threads",
+        "ours, ndarray, 2 threads",
+        "ours, tensors, 1 thread",
+        "MDSWriter, tensors",
+    ),
     "scale": (),
 }
 """Name: who is measured, the last is the peer; `tokenize` and `scale` have tables of their own."""

@@ -179,7 +179,8 @@ def _export_rows(folder: Path) -> list[Row]:
         for path in sorted(folder.glob(f"{format_}/*/{manifest.NAME}")):
             said = manifest.read(path)
             name = f"{format_}/{path.parent.name}"
-            line = how_to_load(folder.name, name, said["spec"]["kind"], results=folder.parent.as_posix())
+            spec, base = said["spec"], folder.parent.as_posix()
+            line = how_to_load(folder.name, name, spec["kind"], results=base, encoding=spec.get("encoding"))
             size = format_bytes(sum(file["bytes"] for file in said["files"].values()))
             rows.append((name, f"{sum(said['splits'].values()):,}", size, line))
     return rows

@@ -443,11 +443,6 @@ def _check_exports(config: Config, defined: dict[str, set[str]]) -> list[str]:
                 problems.append(
                     f"{where}: sentences: '{name}' is no tokenizer of kind sentence: it writes {' and '.join(writes)}."
                 )
-        if path.startswith("mds/"):
-            for name in spec.tokenizers:
-                writes = config.tokenizers[name].columns if name in config.tokenizers else {"input_ids": ""}
-                if "input_ids" not in writes:
-                    problems.append(f"{where}: it takes input_ids; '{name}' writes {' and '.join(writes)}.")
         if path.startswith("geneformer/"):
             for name in spec.tokenizers:
                 kind = config.tokenizers[name].kind if name in config.tokenizers else RANKED[0]

@@ -94,4 +94,5 @@ def run_export(snakemake: Any) -> None:
             genes=said.input.genes,
             vocabulary_file=next(iter(said.input.vocabulary), None),
             out=said.output.manifest,
+            threads=said.threads,
         )

@@ -564,7 +564,11 @@ def test_products_of_an_older_version_are_refused() -> None:
         genes.read_arrays(ARCHIVES / "covariance_1.npz", versions.COVARIANCE)
 
 
-def test_an_export_of_an_older_version_is_refused() -> None:
-    """`hf_1` is the manifest of `hf/multiplets` of a `make run` of 694 cells, before the contract was raised."""
-    with pytest.raises(CellmillError, match=r"found 'hf 1', this cellmill reads 'hf 2'.*it is made anew"):
-        manifest.read(ARCHIVES / "hf_1")
+@pytest.mark.parametrize(("name", "said"), [("hf_1", "hf 1"), ("hdf5_1.manifest.json", "hdf5 1")])
+def test_an_export_of_an_older_version_is_refused(name: str, said: str) -> None:
+    """`hf_1` is the manifest of `hf/multiplets` of a `make run` of 694 cells, before the contract was raised.
+
+    `hdf5_1` that of `hdf5.write` at b4d6ffc, of the rows ``make_rows({"train": 6}, genes=5)``.
+    """
+    with pytest.raises(CellmillError, match=rf"found '{said}', this cellmill reads '{said[:-1]}2'.*it is made anew"):
+        manifest.read(ARCHIVES / name)

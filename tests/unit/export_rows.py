@@ -61,12 +61,29 @@ def make_rows(
         {
             "gene_id": [f"ENSG{i:05d}" for i in range(genes)],
             "gene_symbol": [None if i == 3 else f"SYM{i}" for i in range(genes)],
+            **_statistics(genes, cells.get("train", 0)),
         }
     )
     header = Header(
         "heart", cells, gene_table, np.dtype(counts_dtype), OBS, tokens={"rank": {"input_ids": "list<int32>"}}
     )
     return Rows(header, {s: _table(s, n, genes, tokens, counts_dtype, rng, missing) for s, n in cells.items() if n})
+
+
+def _statistics(genes: int, cells: int) -> dict[str, np.ndarray]:
+    """What `genes.parquet` says of genes, at random; every third one is variable, the last of them most."""
+    rng = np.random.default_rng(7)
+    mean = rng.lognormal(0, 2, genes)
+    mean[::10] = 0
+    rank = np.full(genes, -1, np.int32)
+    rank[1::3] = np.arange(len(rank[1::3]))[::-1]
+    return {
+        "n_cells": np.where(mean > 0, rng.integers(0, cells + 1, genes), 0),
+        "mean": mean,
+        "variance": mean * rng.lognormal(0, 1, genes),
+        "variable_rank": rank,
+        "variable": rank >= 0,
+    }
 
 
 def _table(

@@ -482,14 +482,6 @@ def test_a_library_size_that_is_not_kept_is_named(root: Path) -> None:
     assert_said(problem, ".*columns.keep: tokenizer 'rank' takes the library size from 'n_counts', which is not kept.")
 
 
-def test_an_export_of_ids_does_not_take_genes_with_values(root: Path) -> None:
-    """MDS has input_ids alone so far."""
-    config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1"})
-    config = change(config, "exports.mds", {"genes": {"kind": "tokens", "tokenizer": "tahoe"}})
-    (problem,) = problems(root, config=config)
-    assert_said(problem, ".*exports.mds.genes: it takes input_ids; 'tahoe' writes genes and expressions.")
-
-
 def test_geneformers_export_takes_ranked_genes_alone(root: Path) -> None:
     """Its models read genes by falling value; anything else would train on nonsense."""
     for kind in ("tahoe_x1", "scgpt", "binned", "log", "sentence"):

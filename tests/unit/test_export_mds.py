@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import pickle
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from cellmill.errors import CellmillError
 from cellmill.exports import mds
-from cellmill.exports.mds import MdsTokens
+from cellmill.exports.mds import MdsExpression, MdsTokens
+from cellmill.exports.mds_columns import tensor_frame
 
 from .export_rows import Rows, digests, import_streaming, make_rows, new_folder
 
@@ -43,6 +48,27 @@ def read(streaming: Any, folder: Path, **options: Any) -> list[dict[str, Any]]:
 
 def expected_value(value: Any, column: str) -> Any:
     return OBS_OF_MISSING.get(column, np.nan) if value is None else value
+
+
+def with_tahoe(rows: Rows, *, fractions: bool = False, seed: int = 1) -> Rows:
+    """The same rows with tokens as `tahoe_x1` has them: `<cls>` with -2 first, then genes and counts."""
+    rng = np.random.default_rng(seed)
+    tokens = rows.header.tokens | {"tahoe": {"genes": "list<int64>", "expressions": "list<float>"}}
+    tables = {}
+    for split, table in rows.tables.items():
+        lengths = rng.integers(1, 400, table.num_rows)  # past 255, where numbers take another byte
+        genes, values = [], []
+        for n in lengths:
+            genes.append(np.r_[1, rng.choice(62_710, n, replace=False) + 3].astype(np.uint16))
+            values.append(np.r_[-2, rng.integers(1, 1 << 20, n)])
+        offsets = pa.array(np.r_[0, (lengths + 1).cumsum()], pa.int64())
+        flat = np.concatenate(values)
+        numbers = (flat * np.float32(0.1)).astype(np.float32) if fractions else flat.astype(np.int32)
+        for name, column in (("genes", np.concatenate(genes)), ("expressions", numbers)):
+            lists = pa.LargeListArray.from_arrays(offsets, pa.array(column))
+            table = table.append_column(f"tokens:tahoe:{name}", lists)
+        tables[split] = table
+    return Rows(dataclasses.replace(rows.header, tokens=tokens), tables)
 
 
 def assert_equal_rows(samples: list[dict[str, Any]], table: pa.Table, columns: list[str]) -> None:
@@ -174,3 +200,151 @@ def test_a_split_that_does_not_come_is_noticed(tmp_path: Path) -> None:
     rows.header.cells["validation"] = 4
     with pytest.raises(CellmillError, match=r"splits came as \['train', 'test'\]"):
         mds.write(tmp_path, rows.header, rows.batches(16), MdsTokens())
+
+
+# --- encodings
+
+
+@pytest.mark.parametrize("encoding", ["ndarray", "json", "tensors"])
+@pytest.mark.parametrize("fractions", [False, True])
+def test_genes_and_values_are_read_as_they_were(streaming: Any, tmp_path: Path, encoding: Any, fractions: bool) -> None:
+    """In every encoding, with the types that it promises; only tensors are pickled."""
+    rows, out = with_tahoe(make_rows(), fractions=fractions), new_folder(tmp_path / "out")
+    mds.write(out, rows.header, rows.batches(16), MdsTokens(tokenizer="tahoe", encoding=encoding, columns=[]))
+    types = {"ndarray": (np.int32, np.float32), "json": (list, list), "tensors": (torch.int64, torch.float32)}[encoding]
+    if encoding == "tensors":
+        with pytest.raises(ValueError, match="contains an unsafe type"):
+            read(streaming, out / "train")
+    for split, table in rows.tables.items():
+        samples = read(streaming, out / split, allow_unsafe_types=encoding == "tensors")
+        assert len(samples) == table.num_rows
+        for sample, row in zip(samples, table.to_pylist(), strict=True):
+            assert sorted(sample) == ["cell_id", "expressions", "genes"]
+            for name, type_ in zip(("genes", "expressions"), types, strict=True):
+                assert type_ in (type(sample[name]), getattr(sample[name], "dtype", None))
+                assert list(map(float, sample[name])) == row[f"tokens:tahoe:{name}"]
+            if encoding == "json":
+                assert all(type(v) is int for v in sample["genes"])
+                assert all(type(v) is float for v in sample["expressions"])
+
+
+LENGTHS = [*range(4), 5, 31, 32, 254, 255, 256, 257, *range(8_150, 8_195), *range(16_310, 16_400, 3), 65_535, 65_536]
+"""Where numbers take another byte, and around the 64 KiB at which pickle cuts its frames."""
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32"])
+def test_tensors_are_the_bytes_that_torch_pickles(dtype: str) -> None:
+    """Byte for byte what MDSWriter's `pkl` writes, but for the memory address that torch takes as a name."""
+    for n in LENGTHS:
+        tensor = torch.arange(n).to(getattr(torch, dtype))
+        theirs = pickle.dumps(tensor)
+        named = re.search(rb"Storage\nq\x01X....(\d+)q\x02", theirs, re.DOTALL)
+        assert named is not None
+        before, after = tensor_frame(n, dtype, key=named[1])
+        assert before + tensor.numpy().tobytes() + after == theirs
+        before, after = tensor_frame(n, dtype)
+        ours = pickle.loads(before + tensor.numpy().tobytes() + after)
+        assert ours.dtype == tensor.dtype and torch.equal(ours, tensor)
+        ours.add_(1)  # of its own memory, and writable
+
+
+def test_json_shards_equal_those_of_mds_writer(streaming: Any, tmp_path: Path) -> None:
+    """Byte for byte, index included, where the values are whole numbers."""
+    rows = with_tahoe(make_rows({"train": 60}))
+    ours, theirs = new_folder(tmp_path / "ours"), tmp_path / "theirs"
+    spec = MdsTokens(tokenizer="tahoe", encoding="json", columns=[], shard_mb=1, compression=None)
+    mds.write(ours, rows.header, rows.batches(7), spec)
+    options = {"columns": dict(cell_id="str", genes="json", expressions="json"), "size_limit": 1_000_000}
+    with streaming.MDSWriter(out=str(theirs), hashes=["sha1", "xxh64"], **options) as writer:
+        for row in rows.tables["train"].to_pylist():
+            expressions = [float(v) for v in row["tokens:tahoe:expressions"]]
+            writer.write(dict(cell_id=row["cell_id"], genes=row["tokens:tahoe:genes"], expressions=expressions))
+    assert digests(ours / "train") == digests(theirs)
+
+
+def test_a_value_that_json_cannot_say_ends_the_job(tmp_path: Path) -> None:
+    """The error of a worker is the error of the job."""
+    rows = with_tahoe(make_rows({"train": 60}), fractions=True)
+    table = rows.tables["train"]
+    name = "tokens:tahoe:expressions"
+    values = table[name].combine_chunks()
+    broken = values.values.to_numpy().copy()
+    broken[-1] = np.nan
+    lists = pa.LargeListArray.from_arrays(values.offsets, pa.array(broken))
+    rows.tables["train"] = table.set_column(table.column_names.index(name), name, lists)
+    spec = MdsTokens(tokenizer="tahoe", encoding="json")
+    for threads in (1, 2):
+        out = new_folder(tmp_path / str(threads))
+        with pytest.raises(CellmillError, match="not finite, which JSON cannot say"):
+            mds.write(out, rows.header, rows.batches(7), spec, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_shard_that_cannot_be_written_ends_the_job(tmp_path: Path, threads: int) -> None:
+    """Where MDSWriter's loop would go on without a word."""
+    rows, out = make_rows({"train": 900}, tokens=1500), new_folder(tmp_path / "out")
+
+    def obstructed() -> Any:
+        for number, pair in enumerate(rows.batches(100)):
+            if number:
+                (out / "train/shard.00001.mds").mkdir(exist_ok=True)
+            yield pair
+
+    with pytest.raises(OSError, match=r"shard\.00001\.mds"):
+        mds.write(out, rows.header, obstructed(), MdsTokens(shard_mb=1, compression=None), threads=threads)
+
+
+@pytest.mark.parametrize("encoding", ["ndarray", "json", "tensors"])
+def test_bytes_do_not_depend_on_threads(tmp_path: Path, encoding: Any) -> None:
+    """One thread, two and four, over several shards of several splits."""
+    rows = with_tahoe(make_rows({"train": 1500, "test": 40}))
+    spec = MdsTokens(tokenizer="tahoe", encoding=encoding, shard_mb=1)
+    for threads in (1, 2, 4):
+        batches = rows.batches(*((700,) if threads == 1 else (64, 300)))
+        mds.write(new_folder(tmp_path / str(threads)), rows.header, batches, spec, threads=threads)
+    first, *others = (digests(tmp_path / str(threads)) for threads in (1, 2, 4))
+    assert len(first) > 5
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("counts_dtype", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize("encoding", ["ndarray", "json", "tensors"])
+def test_counts_are_read_as_they_were(streaming: Any, tmp_path: Path, encoding: Any, counts_dtype: str) -> None:
+    """The largest count of every type included; `genes.json` names the genes."""
+    rows, out = make_rows(counts_dtype=counts_dtype), new_folder(tmp_path / "out")
+    facts = mds.write(out, rows.header, rows.batches(16), MdsExpression(encoding=encoding, columns=["donor"]))
+    names = json.loads((out / "genes.json").read_text())
+    assert names["gene_id"] == rows.header.genes["gene_id"].tolist()
+    assert names["gene_symbol"][2:5] == ["SYM2", None, "SYM4"]
+    if encoding == "ndarray":
+        assert facts["columns"]["counts"] == f"ndarray:{counts_dtype}"
+    for split, table in rows.tables.items():
+        samples = read(streaming, out / split, allow_unsafe_types=encoding == "tensors")
+        for sample, row in zip(samples, table.to_pylist(), strict=True):
+            assert list(sample["genes"]) == row["genes"]
+            assert list(sample["counts"]) == row["counts"]
+            assert sample["donor"] == (row["donor"] or "")
+        assert facts["splits"][split]["values"] == sum(len(r["genes"]) for r in table.to_pylist())
+
+
+def test_sentences_are_texts(streaming: Any, tmp_path: Path) -> None:
+    """A tokenizer's text columns are `str` in any encoding."""
+    rows, out = make_rows(), new_folder(tmp_path / "out")
+    header = dataclasses.replace(rows.header, tokens={"said": {"cell_sentence_1": "string"}})
+    for split, table in rows.tables.items():
+        rows.tables[split] = table.append_column("tokens:said:cell_sentence_1", table["cell_id"])
+    mds.write(out, header, rows.batches(16), MdsTokens(tokenizer="said", encoding="tensors", columns=[]))
+    samples = read(streaming, out / "train")
+    assert [s["cell_sentence_1"] for s in samples] == rows.tables["train"]["cell_id"].to_pylist()
+
+
+@pytest.mark.parametrize(("level", "said"), [(3, "zstd"), (1, "zstd:1"), (19, "zstd:19")])
+def test_level_and_hashes_are_those_asked_for(streaming: Any, tmp_path: Path, level: int, said: str) -> None:
+    """The index names them as `streaming` does, which reads the shards."""
+    rows, out = make_rows(), new_folder(tmp_path / "out")
+    mds.write(out, rows.header, rows.batches(16), MdsTokens(level=level, hashes=["xxh64"]))
+    (shard,) = json.loads((out / "train/index.json").read_text())["shards"]
+    assert shard["compression"] == said
+    assert list(shard["zip_data"]["hashes"]) == shard["hashes"] == ["xxh64"]
+    samples = read(streaming, out / "train", validate_hash="xxh64")
+    assert_equal_rows(samples, rows.tables["train"], ["donor", "age", "umis", "control"])

@@ -291,8 +291,11 @@ def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> 
 
     from cellmill.exports import parse_export
 
-    kind = {"hf": {"kind": "tokens", "tokenizer": "rank"}, "mds": {"tokenizer": "rank"}}.get(format_, {})
+    kinds: dict[str, dict[str, object]] = {
+        "hf": {"kind": "tokens", "tokenizer": "rank"},
+        "mds": {"kind": "tokens", "tokenizer": "rank"},
+    }
     rows = make_rows({"train": 3_000}, genes=2_000)
     write = import_module(f"cellmill.exports.{format_}").write
     with told_that_the_disk_is_full(small_disk), replacing(small_disk / "cells", directory=True) as folder:
-        write(folder, rows.header, rows.batches(500), parse_export(f"{format_}/cells", kind))
+        write(folder, rows.header, rows.batches(500), parse_export(f"{format_}/cells", kinds.get(format_, {})))

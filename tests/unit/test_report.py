@@ -453,6 +453,13 @@ def test_every_format_has_a_line_that_loads_it(path: str, kind: str, line: str):
     compile(line, "line", "eval")
 
 
+def test_pickled_tensors_must_be_allowed():
+    """The line says so, or it would not load them."""
+    line = how_to_load("d", "mds/tahoe", "tokens", encoding="tensors")
+    assert line.endswith(', local="<cache folder>", allow_unsafe_types=True)')
+    assert "unsafe" not in how_to_load("d", "mds/tahoe", "tokens", encoding="json")
+
+
 def test_an_unknown_format_is_refused():
     """It names those that there are."""
     with pytest.raises(CellmillError, match=r"no format 'zarr'.*geneformer, hdf5, hf, mds, scdl"):

@@ -55,7 +55,7 @@ rule export_mds:
         "benchmarks/export_mds/{dataset}.{export}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
@@ -86,7 +86,7 @@ rule export_hdf5:
         "benchmarks/export_hdf5/{dataset}.{export}.jsonl"
     conda:
         "../envs/core.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,

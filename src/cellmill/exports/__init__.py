@@ -9,13 +9,14 @@ from pydantic import Field
 from cellmill.exports.geneformer import GeneformerTokens
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfExport, HfExpression, HfMultiplets, HfPairs, HfSingle, HfTokens, Shares
-from cellmill.exports.mds import MdsTokens
+from cellmill.exports.mds import MdsExpression, MdsTokens
 from cellmill.exports.scdl import ScdlCounts
 from cellmill.spec import Name, Spec
 
 Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer"]
 Hf = Annotated[HfExport, Field(discriminator="kind")]
-Export = HfExport | MdsTokens | Hdf5Counts | ScdlCounts | GeneformerTokens
+Mds = Annotated[MdsTokens | MdsExpression, Field(discriminator="kind")]
+Export = HfExport | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts | GeneformerTokens
 
 
 class Exports(Spec):
@@ -23,7 +24,7 @@ class Exports(Spec):
 
     hf: dict[Name, Hf] = {}
     """Hugging Face datasets: `datasets.load_dataset("results/<dataset>/hf/<name>")`."""
-    mds: dict[Name, MdsTokens] = {}
+    mds: dict[Name, Mds] = {}
     """MosaicML MDS shards: `StreamingDataset(remote="results/<dataset>/mds/<name>/train", local="<cache>")`."""
     hdf5: dict[Name, Hdf5Counts] = {}
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
@@ -59,6 +60,7 @@ __all__ = [
     "HfPairs",
     "HfSingle",
     "HfTokens",
+    "MdsExpression",
     "MdsTokens",
     "ScdlCounts",
     "Shares",

@@ -50,6 +50,7 @@ def export(
     genes: str | PathLike[str],
     vocabulary_file: str | None,
     out: str | PathLike[str],
+    threads: int = 1,
 ) -> None:
     """Write one export: a folder per split and ``manifest.json``, which appears when everything is there.
 
@@ -57,6 +58,7 @@ def export(
         path: the export's name, such as ``hf/cells``.
         ledger: ``quality/ledger.parquet``.
         out: its ``manifest.json``.
+        threads: how many of them work, where the format can use more than one.
 
     The bytes depend on the cells and the spec, not on parts, their order, blocks or cores.
     """
@@ -75,7 +77,8 @@ def export(
     with replacing(Path(out).parent, directory=True) as folder:
         with scratch(folder / "rows") as spill:
             rows = ordered(parts, header=header, columns=columns, scratch=spill)
-            facts = import_module(f"cellmill.exports.{format_}").write(folder, header, rows, spec, vocabulary=tokens)
+            write = import_module(f"cellmill.exports.{format_}").write
+            facts = write(folder, header, rows, spec, vocabulary=tokens, threads=threads)
         said = {
             "contract": str(manifest.CONTRACTS[format_]),
             "export": path,
@@ -147,7 +150,7 @@ def _header(
     return Header(
         dataset=about.dataset,
         cells={s: ledger["splits"].get(s, 0) - missing.get(s, 0) for s in about.split["fractions"]},
-        genes=genes[["gene_id", "gene_symbol"]],
+        genes=genes,
         counts_dtype=dtype,
         obs=common_schema(parts, columns),
         tokens=tokens,

@@ -58,6 +58,7 @@ def write(
     spec: GeneformerTokens,
     *,
     vocabulary: dict[str, int] | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write a saved ``datasets.Dataset`` per split, ``dataset_dict.json`` over them and the token dictionary.
 

@@ -244,6 +244,7 @@ def write(
     spec: HfExport,
     *,
     vocabulary: dict[str, int] | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write ``<split>/NNNNN.parquet`` into ``out``, and what stands beside them; give the facts for the manifest.
 

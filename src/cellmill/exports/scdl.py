@@ -39,6 +39,7 @@ def write(
     spec: ScdlCounts,
     *,
     vocabulary: dict[str, int] | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write one archive per split and return what the manifest says of them.
 
@@ -48,6 +49,7 @@ def write(
         rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts`` and the obs columns, split by split.
         spec: the obs columns.
         vocabulary: not used, counts have none.
+        threads: not used.
 
     Raises:
         CellmillError: where a count does not fit, a column is not there, cells are missing, or a split has no count.

@@ -34,13 +34,13 @@ def shuffle(values: np.ndarray, width: int, planes: np.ndarray) -> None:
             planes[b * n + i] = values[i] >> (8 * b)
 
 
-def compressed(values: np.ndarray) -> bytes:
-    """A whole chunk of ``CHUNK_VALUES`` as HDF5's filters shuffle and gzip give it; a short one is filled with zeros.
+def compressed(values: np.ndarray, length: int = CHUNK_VALUES) -> bytes:
+    """A whole chunk of ``length`` values as HDF5's filters shuffle and gzip give it; a short one is filled with zeros.
 
     ISA-L at level 1 trades some size for speed (`make bench`, `write`); zlib, and so everyone, reads it.
     """
-    if len(values) < CHUNK_VALUES:
-        values = np.concatenate([values, np.zeros(CHUNK_VALUES - len(values), values.dtype)])
+    if len(values) < length:
+        values = np.concatenate([values, np.zeros(length - len(values), values.dtype)])
     values = np.ascontiguousarray(values)
     planes = np.empty(values.nbytes, np.uint8)
     shuffle(values.view(f"u{values.itemsize}"), values.itemsize, planes)

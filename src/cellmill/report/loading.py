@@ -15,17 +15,19 @@ _LINES = {
 }
 
 
-def how_to_load(dataset: str, path: str, kind: str, *, results: str = "results") -> str:
+def how_to_load(dataset: str, path: str, kind: str, *, results: str = "results", encoding: str | None = None) -> str:
     """A line that loads the training split of an export, typed in the folder that snakemake ran in.
 
     Args:
         path: the export's name, such as ``hf/cells``.
         kind: the kind of its spec; all kinds of a format load alike so far.
         results: the folder of the results, where it is another.
+        encoding: that of its spec, where it has one: tensors are pickled, which the reader must be told.
     """
     format_ = path.split("/")[0]
     if format_ not in _LINES:
         raise CellmillError(path, f"no format '{format_}' ({kind}).", nearest(format_, _LINES))
     base = f"{results}/{dataset}/{path}"
     places = {"whole": base, "train": f"{base}/train", "first": f"{base}/train/batch_0000.h5"}
-    return _LINES[format_].format(**{k: json.dumps(v, ensure_ascii=False) for k, v in places.items()})
+    line = _LINES[format_].format(**{k: json.dumps(v, ensure_ascii=False) for k, v in places.items()})
+    return line if encoding != "tensors" else line.removesuffix(")") + ", allow_unsafe_types=True)"

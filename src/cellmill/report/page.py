@@ -281,7 +281,7 @@ def _export(said: dict[str, Any], dataset: str) -> dict[str, Any]:
         "kind": kind,
         "cells": said["splits"],
         "size": format_bytes(sum(file["bytes"] for file in said["files"].values())),
-        "load": how_to_load(dataset, path, kind),
+        "load": how_to_load(dataset, path, kind, encoding=said["spec"].get("encoding")),
     }
 
 
