@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _summary(arguments.datasets, arguments.results)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
-        return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
+        if arguments.paths:
+            return _check_made(arguments.paths, files_only=arguments.files_only)
+        return _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
         return 1
@@ -42,14 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("datasets", nargs="*", metavar="DATASET", help="only these (default: all)")
     summary.add_argument("--results", default="results", metavar="FOLDER", help="default: %(default)s")
     check = commands.add_parser(
-        "check", help="validate the configuration of this folder, or verify exports against their manifests"
+        "check", help="validate the configuration of this folder, or verify what was made, cell by cell"
     )
     check.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
-        help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
+        help="an export, such as results/pbmc68k/hf/cells, a file of processed/, tokenized/ or embedded/, "
+        "or a dataset, for all of it (default: the configuration)",
     )
+    check.add_argument("--files-only", action="store_true", help="of exports compare sizes and checksums alone")
     vocabularies.add_parser(commands)
     return parser
 
@@ -67,21 +71,25 @@ def _check_configuration() -> int:
     return 0
 
 
-def _check_exports(paths: Iterable[str]) -> int:
-    """Verify every export, also after one that is damaged."""
-    from cellmill.contracts import manifest
+def _check_made(paths: Iterable[str], *, files_only: bool) -> int:
+    """Verify everything, also after something that is damaged."""
+    from cellmill.checks import check
 
     status = 0
     for path in paths:
         try:
-            said = manifest.verify(path)
+            for checked in check(path, files_only=files_only):
+                if not len(checked.problems):
+                    print(f"{checked.path}: {checked.about}.")
+                    continue
+                status = 1
+                n = len(checked.problems)
+                print(f"{checked.path}: {n:,} problem{'' if n == 1 else 's'}.", file=sys.stderr)
+                for line in (*checked.problems.lines(), checked.fix):
+                    print(f"  {line}", file=sys.stderr)
         except CellmillError as error:
             print(error, file=sys.stderr)
             status = 1
-        else:
-            print(
-                f"{path}: {len(said['files']):,} files, {sum(said['splits'].values()):,} cells, as they were written."
-            )
     return status
 
 
