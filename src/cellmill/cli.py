@@ -1,4 +1,4 @@
-"""``cellmill``: what was made, whether it is as it was written, and vocabularies by hand."""
+"""``cellmill``: what was made, whether it is as it was written, publishing it, and vocabularies by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
+from cellmill.publish import commands as publishing
 from cellmill.vocabularies import commands as vocabularies
 
 FORMATS = ("hf", "mds", "hdf5", "scdl")
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _summary(arguments.datasets, arguments.results)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
+        if arguments.command == "publish":
+            return publishing.run(arguments)
         if arguments.paths:
             return _check_made(arguments.paths, files_only=arguments.files_only)
         return _check_configuration()
@@ -36,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellmill",
-        description="Look at what the workflow made, and work on vocabularies. (snakemake runs the workflow itself.)",
+        description="Look at what the workflow made, check and publish it, and work on vocabularies. "
+        "(snakemake runs the workflow itself.)",
     )
     parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "or a dataset, for all of it (default: the configuration)",
     )
     check.add_argument("--files-only", action="store_true", help="of exports compare sizes and checksums alone")
+    publishing.add_parser(commands)
     vocabularies.add_parser(commands)
     return parser
 

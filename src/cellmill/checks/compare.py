@@ -92,11 +92,11 @@ class Split:
         same = [r for r in np.flatnonzero(keys == before) if ids[int(r)].as_py() == self._id_before(ids, int(r))]
 
         def where(row: int) -> str:
-            return f"{rows.file}, row {rows.first + row}, cell '{ids[int(row)]}'"
+            return f"{rows.file}, row {rows.first + row}, cell '{ids[row]}'"
 
         late = "stands behind a cell that should come after it; expected the order of the hash of the cell id"
-        self.problems.many("cells out of order", len(down), ((where(r), late) for r in down))
-        self.problems.many("cells twice", len(same), ((where(r), "stands there twice") for r in same))
+        self.problems.many("cells out of order", len(down), ((where(int(r)), late) for r in down))
+        self.problems.many("cells twice", len(same), ((where(int(r)), "stands there twice") for r in same))
         self._last = (int(keys[-1]), ids[-1].as_py())
         return not len(down)
 

@@ -37,7 +37,7 @@ def processed(checked: Checked) -> None:
                 sums = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
                 measured = totals[start:stop]  # of all genes of the file, also of those that are not in the space
                 bad = sums > measured if facts.get("genes_dropped") else sums != measured
-                cells = ((r, obs.index[start + r], int(sums[r]), int(measured[r])) for r in np.flatnonzero(bad))
+                cells = ((r, obs.index[start + r], sums[r], measured[r]) for r in np.flatnonzero(bad).tolist())
                 each = (
                     (f"row {start + r}, cell '{cell}'", f"has {found:,} counts, obs says {said:,}")
                     for r, cell, found, said in cells

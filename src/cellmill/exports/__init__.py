@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -28,6 +28,11 @@ class Exports(Spec):
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
     scdl: dict[Name, ScdlCounts] = {}
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
+
+    @staticmethod
+    def formats() -> tuple[str, ...]:
+        """Every format."""
+        return get_args(Format)
 
     def by_path(self) -> dict[str, Export]:
         """Every export under its path, such as `hf/cells`."""
