@@ -113,6 +113,17 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
     assert hub.repos == {} and hub.received == [] and not Path("results/demo/published").exists()
 
 
+def test_without_the_network_a_dry_run_says_what_there_is(
+    export: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """All files, as if nothing had arrived; to publish is refused."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert publish(export, "--dry-run") == 0
+    assert f"{len(contents(export))} files" in capsys.readouterr().out
+    assert publish(export) == 1
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err and hub.asked == []
+
+
 def test_a_new_state_of_the_export_replaces_the_old_one(export: Path, hub: Hub):
     """What changed is sent, what is gone is removed, and the old state stays under its tag."""
     assert publish(export) == 0

@@ -30,7 +30,7 @@ def test_an_export_and_the_parts_are_published_where_they_are_asked_for(
             monkeypatch.setenv(name, value)
         file = rerunnable.root / "config" / "datasets" / f"{DATASET}.yaml"
         publish = {"hub": {"namespace": "lab"}, "webdav": {"address": f"{dav.address}/data"}}
-        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"publish": publish}))
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"publish": publish}, sort_keys=False))
         assert not {"publish_export", "publish_parts"} & rerunnable.planned().keys()
         assert rerunnable.planned(*TARGETS) == {"publish_export": 1, "publish_parts": 1}
         printed = rerunnable.run(*TARGETS)

@@ -57,8 +57,8 @@ def publish(
     files[manifest.NAME]["bytes"] = (export / manifest.NAME).stat().st_size
     tag = f"manifest-{files[manifest.NAME]['sha256'][:16]}"
     hub = _Hub(repo, patience, dry_run=dry_run)
-    there = hub.look()
-    plan = Plan(f"{repo} ({_state(there, public)})")
+    there = None if hub.offline else hub.look()
+    plan = Plan(f"{repo} ({'not asked: HF_HUB_OFFLINE is set' if hub.offline else _state(there, public)})")
     if there is not None:
         hub.refuse_others(there, said, update=update)
         if not there.private and not public:
@@ -118,6 +118,9 @@ class _Hub:
         except ImportError:
             raise CellmillError("huggingface_hub", "is not installed.", "Type: pip install huggingface_hub") from None
         self.repo, self._patience = repo, patience
+        self.offline = bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+        if self.offline and not dry_run:
+            raise CellmillError(repo, "HF_HUB_OFFLINE is set, so that the Hub cannot be asked.", "Unset it.")
         token = huggingface_hub.get_token()
         if token is None and not dry_run:
             raise CellmillError(repo, "no token is set.", REFUSED)
@@ -130,7 +133,7 @@ class _Hub:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         if not sys.stderr.isatty():
             huggingface_hub.utils.disable_progress_bars()
-        if token is not None:
+        if token is not None and not self.offline:
             self._ask(self._api.whoami, "the login")
 
     def _ask(self, call: Callable[[], T], what: str) -> T:
