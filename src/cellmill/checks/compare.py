@@ -169,11 +169,11 @@ class Split:
         for name in names:
             column = "counts" if name == "genes" and "counts" in wanted.column_names else name
             if name not in found.column_names or column not in found.column_names:
-                if name not in self.compared:
+                if column not in self.compared:
                     self.problems.add("columns that are missing", f"{self.name}/", f"there is no column '{column}'")
-                self.compared.add(name)
+                self.compared.add(column)
                 continue
-            self.compared.add(name)
+            self.compared.add(column)
             rows = differing(_column(found, name), _column(wanted, name))
             if column != name:
                 rows |= differing(_column(found, column), _column(wanted, column))

@@ -107,7 +107,7 @@ def _splits(
                 _check_genes(folder, name, reader, genes, problems)
             split = Split(name, wanted, problems, genes=genes)
             try:
-                _read(folder, name, said, reader, split, counter)
+                whole = _read(folder, name, said, reader, split, counter)
                 split.close()
             except CellmillError as error:  # of processed, tokens or embeddings
                 problems.add("what it was made from is not readable", error.where, f"{error.found} {error.fix}")
@@ -115,20 +115,24 @@ def _splits(
             if split.cells != cells:
                 text = f"has {split.cells:,} cells that can be read, expected {cells:,}"
                 problems.add("splits of another size", f"{name}/", text)
-            compared |= split.compared
-            left |= split.uncompared
+            looked = reader.also(folder, name, said, problems) if whole and hasattr(reader, "also") else set()
+            compared |= split.compared | looked
+            left |= split.uncompared - looked
     return compared, left
 
 
-def _read(folder: Path, name: str, said: dict[str, Any], reader: ModuleType, split: Split, counter: Any) -> None:
+def _read(folder: Path, name: str, said: dict[str, Any], reader: ModuleType, split: Split, counter: Any) -> bool:
+    """Whether all of it could be read."""
     try:
         for found in reader.read(folder, name, said):
             split.add(found)
             counter.update(found.table.num_rows)
+        return True
     except UnreadableError as error:
         split.problems.add("files that cannot be read", error.file, error.why)
     except OSError as error:
         split.problems.add("files that cannot be read", f"{name}/", str(error))
+    return False
 
 
 def _check_genes(folder: Path, split: str, reader: ModuleType, genes: list[str], problems: Problems) -> None:
