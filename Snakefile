@@ -15,6 +15,7 @@ include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/publish.smk"
 
 
 report: "workflow/report.rst"

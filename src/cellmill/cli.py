@@ -1,4 +1,4 @@
-"""``cellmill``: what was made, whether it is as it was written; vocabularies and SCDL archives by hand."""
+"""``cellmill``: what was made, whether it is as it was written; publishing, vocabularies and archives by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
+from cellmill.publish import commands as publishing
 from cellmill.scdl import commands as archives
 from cellmill.vocabularies import commands as vocabularies
 
@@ -27,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return vocabularies.run(arguments)
         if arguments.command == "convert":
             return archives.run(arguments)
-        return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
+        if arguments.command == "publish":
+            return publishing.run(arguments)
+        if arguments.paths:
+            return _check_made(arguments.paths, files_only=arguments.files_only)
+        return _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
         return 1
@@ -39,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellmill",
-        description="Look at what the workflow made; make vocabularies and archives. (snakemake runs the workflow.)",
+        description="Look at what the workflow made, check and publish it; make vocabularies and archives. "
+        "(snakemake runs the workflow itself.)",
     )
     parser.add_argument("--version", action="version", version=f"cellmill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -49,14 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="of each stage what is done, what runs, and what failed first")
     status.add_argument("datasets", nargs="*", metavar="DATASET", help="default: those of the configuration")
     check = commands.add_parser(
-        "check", help="validate the configuration of this folder, or verify exports against their manifests"
+        "check", help="validate the configuration of this folder, or verify what was made, cell by cell"
     )
     check.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
-        help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
+        help="an export, such as results/pbmc68k/hf/cells, a file of processed/, tokenized/ or embedded/, "
+        "or a dataset, for all of it (default: the configuration)",
     )
+    check.add_argument("--files-only", action="store_true", help="of exports compare sizes and checksums alone")
+    publishing.add_parser(commands)
     vocabularies.add_parser(commands)
     archives.add_parser(commands)
     return parser
@@ -75,21 +84,25 @@ def _check_configuration() -> int:
     return 0
 
 
-def _check_exports(paths: Iterable[str]) -> int:
-    """Verify every export, also after one that is damaged."""
-    from cellmill.contracts import manifest
+def _check_made(paths: Iterable[str], *, files_only: bool) -> int:
+    """Verify everything, also after something that is damaged."""
+    from cellmill.checks import check
 
     status = 0
     for path in paths:
         try:
-            said = manifest.verify(path)
+            for checked in check(path, files_only=files_only):
+                if not len(checked.problems):
+                    print(f"{checked.path}: {checked.about}.")
+                    continue
+                status = 1
+                n = len(checked.problems)
+                print(f"{checked.path}: {n:,} problem{'' if n == 1 else 's'}.", file=sys.stderr)
+                for line in (*checked.problems.lines(), checked.fix):
+                    print(f"  {line}", file=sys.stderr)
         except CellmillError as error:
             print(error, file=sys.stderr)
             status = 1
-        else:
-            print(
-                f"{path}: {len(said['files']):,} files, {sum(said['splits'].values()):,} cells, as they were written."
-            )
     return status
 
 

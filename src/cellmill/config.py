@@ -19,6 +19,7 @@ from cellmill.exports import Export, Exports
 from cellmill.exports.geneformer import RANKED
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
+from cellmill.publish.spec import Publish
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import Source
@@ -80,6 +81,8 @@ class Dataset(Spec):
     """Tokenizers to run, by name in config.yaml; what an export needs is run in any case."""
     embedders: list[Name] = ["hvg", "pca"]
     """Embedders to run, by name in config.yaml; what an export needs is run in any case."""
+    publish: Publish = Publish()
+    """Where it is published, once that is asked for."""
 
     @property
     def kept_columns(self) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from cellmill import config as models
 from cellmill import embedders, exports, sources, tokenizers
 from cellmill.genes import spec as gene_spec
+from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
 from cellmill.sources import subset
 from cellmill.spec import Spec
@@ -32,6 +33,10 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`quality.rare:`", "", quality_spec.Rare),
     ("`split:`", "", quality_spec.Split),
     ("`variable_genes:`", "", gene_spec.VariableGenes),
+    ("`publish:`", "", publish_spec.Publish),
+    ("`publish.hub:`", "", publish_spec.Hub),
+    ("`publish.zenodo:`", "", publish_spec.Zenodo),
+    ("`publish.webdav:`", "", publish_spec.WebDav),
     ("Source `bundled`", "", sources.Bundled),
     ("Source `files`", "", sources.Files),
     ("Vocabulary `build`", "", vocabulary_spec.BuildVocabulary),

@@ -125,7 +125,7 @@ def test_check_without_a_configuration_says_where_it_looked(here: Path, capsys: 
 def test_check_of_a_sound_export(here: Path, capsys: pytest.CaptureFixture[str]):
     """The folder or its manifest; it says what it found."""
     make_export(here / "x")
-    assert main(["check", "x/hf/cells", "x/hf/cells/manifest.json"]) == 0
+    assert main(["check", "--files-only", "x/hf/cells", "x/hf/cells/manifest.json"]) == 0
     assert "x/hf/cells: 1 files, 1,234 cells, as they were written." in capsys.readouterr().out
 
 
@@ -142,7 +142,7 @@ def test_check_finds_damage_and_goes_on(here: Path, capsys: pytest.CaptureFixtur
         (broken / "train" / "1").write_bytes(b"")
     else:
         (broken / "manifest.json").unlink()
-    assert main(["check", str(broken), str(sound)]) == 1
+    assert main(["check", "--files-only", str(broken), str(sound)]) == 1
     said = capsys.readouterr()
     assert str(broken) in said.err and f"{sound}: 1 files" in said.out
 

@@ -38,6 +38,8 @@ wildcard_constraints:
     export="[A-Za-z0-9_-]+",
     resource="|".join(map(re.escape, Ledger(LEDGER).names)),
     share="[0-9]+",
+    format="|".join(PROJECT.config.exports.formats()),
+    target="zenodo|webdav",
 
 
 onstart:
@@ -316,6 +318,20 @@ def export_vocabulary(format_):
         return expand(pattern, t=export_spec(wildcards, format_).tokenizers)
 
     return files
+
+
+# --- publishing
+
+
+def publish_target(wildcards, target):
+    """Where the dataset is published, which its file must say."""
+    found = getattr(dataset_of(wildcards).publish, target)
+    if found is None:
+        raise WorkflowError(
+            f"Dataset '{wildcards.dataset}' does not say where it is published: add 'publish: {{{target}: …}}' "
+            f"to config/datasets/{wildcards.dataset}.yaml (config/README.md has its keys)."
+        )
+    return plain(found)
 
 
 # --- report

@@ -100,6 +100,12 @@ class CountsPart:
 
         return read_table(self._file["var"])
 
+    @property
+    def exported_columns(self) -> list[str]:
+        """Obs columns that exports write where they are not told which: those that stay, and what says of doublets."""
+        names = [str(c) for c in self.obs.columns]
+        return [*names[1 : names.index(METRICS[0])], *(c for c in DOUBLET_COLUMNS if c in names)]
+
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Counts of rows ``start`` to ``stop`` (n, genes), CSR, sorted indices."""
         import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -32,6 +32,11 @@ class Exports(Spec):
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
     geneformer: dict[Name, GeneformerTokens] = {}
     """Geneformer's dataset folders: `datasets.load_from_disk("results/<dataset>/geneformer/<name>")`."""
+
+    @staticmethod
+    def formats() -> tuple[str, ...]:
+        """Every format."""
+        return get_args(Format)
 
     def by_path(self) -> dict[str, Export]:
         """Every export under its path, such as `hf/cells`."""

@@ -121,6 +121,16 @@ def plain(column: pa.Array) -> np.ndarray:
     return numbers
 
 
+def filled(column: pa.Array) -> pa.Array:
+    """An obs column with the values of ``MISSING`` in place of missing ones; bool becomes int8."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_boolean(column.type) or pa.types.is_int64(column.type) or pa.types.is_float64(column.type):
+        return pa.array(plain(column))
+    return pc.fill_null(column.cast(pa.large_string()), MISSING["string"])
+
+
 def checked_counts(batch: pa.RecordBatch, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offsets (n + 1), genes and counts of a batch, the counts in the header's type.
 

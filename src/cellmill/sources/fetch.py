@@ -7,14 +7,11 @@ import fcntl
 import hashlib
 import logging
 import os
-import random
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,6 +22,7 @@ import urllib3
 from cellmill import __version__
 from cellmill.errors import CellmillError
 from cellmill.files import format_bytes, inside, is_disk_full, read_json, replacing, sha256_of, write_json
+from cellmill.patience import PATIENCE, AgainError, Patience, Waits, is_passing, reason_of, retry_after
 from cellmill.progress import progress
 
 log = logging.getLogger("cellmill")
@@ -32,7 +30,6 @@ log = logging.getLogger("cellmill")
 SUMS_FILE = "SHA256SUMS"
 BLOCK_BYTES = 1 << 16
 """What a cut connection can lose of what was already received."""
-_TRY_AGAIN = frozenset({408, 425, 429})
 _SUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
@@ -49,24 +46,6 @@ class FetchedFrom:
     origin: Literal["mirror", "network", "present"]
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to go on with a server that fails.
-
-    Waits double from ``first_wait_s`` to ``longest_wait_s``, between half and all of that at random;
-    a longer ``Retry-After`` is honoured.
-    """
-
-    tries: int = 6
-    """Tries in a row that bring nothing new."""
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-    total_wait_s: float = 1_800.0
-    """All waits of one file together."""
-    timeout_s: float = 60.0
-    """Longest silence of a connection."""
-
-
 def fetch(
     address: str,
     to: Path,
@@ -75,7 +54,7 @@ def fetch(
     mirror: Path | None,
     size: int | None = None,
     record: Path | None = None,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> FetchedFrom:
     """Bring ``address`` to the file ``to``: mirror first, then network; verified, then renamed.
 
@@ -163,7 +142,7 @@ def read_sums(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         fix = "A mirror is a folder with files and their SHA256SUMS (make it with: sha256sum * > SHA256SUMS)."
-        raise CellmillError(path, f"not readable ({_reason(error)}).", fix) from error
+        raise CellmillError(path, f"not readable ({reason_of(error)}).", fix) from error
     sums: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -267,14 +246,6 @@ class _Record:
 
 
 # The network
-
-
-class _AgainError(Exception):
-    """This try failed; another one may not."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.wait_s = reason, wait_s
 
 
 @dataclass
@@ -381,36 +352,31 @@ class _Part:
 
 def _download(address: str, part: _Part, *, size: int | None, verified_later: bool, patience: Patience) -> None:
     """Fill the part, over as many connections as it takes."""
-    tries, failed, waited, furthest = 0, 0, 0.0, part.size
+    waits, furthest = Waits(patience), part.size
     with requests.Session() as session:
         while True:
             try:
                 return _one_try(session, address, part, size, verified_later, patience.timeout_s)
-            except _AgainError as error:
+            except AgainError as error:
                 again = error
-            tries += 1
-            failed = 1 if part.size > furthest else failed + 1
+            wait = waits.after(again, progress=part.size > furthest)
             furthest = max(furthest, part.size)
-            wait = min(patience.first_wait_s * 2 ** (failed - 1), patience.longest_wait_s) * random.uniform(0.5, 1)
-            wait = max(wait, again.wait_s or 0.0)
-            if failed >= patience.tries or waited + wait > patience.total_wait_s:
+            if wait is None:
                 kept = f"it goes on after the {format_bytes(part.size)} in {part.path}. " if part.size else ""
                 raise CellmillError(
                     redacted(address),
-                    f"gave up after {'1 try' if tries == 1 else f'{tries} tries'}; the last one: {again.reason}"
-                    + (f" (it asks to wait {again.wait_s:,.0f} s)." if again.wait_s else "."),
+                    waits.given_up(again),
                     f"Run again later{': ' + kept if kept else '. '}Without internet, put the file into a folder "
                     f"with a {SUMS_FILE}, and name that folder as 'mirror' in config/config.yaml.",
                 )
             log.warning("%s: %s; next try in %.1f s", redacted(address), again.reason, wait)
             time.sleep(wait)
-            waited += wait
 
 
 def _one_try(
     session: requests.Session, address: str, part: _Part, size: int | None, verified_later: bool, timeout_s: float
 ) -> None:
-    """One request: append to the part until it is whole, or raise ``_AgainError``."""
+    """One request: append to the part until it is whole, or raise ``AgainError``."""
     offset = part.resumable(verified_later=verified_later)
     if offset and offset == part.known.get("total"):
         return
@@ -423,7 +389,7 @@ def _one_try(
     try:
         response = session.get(address, headers=headers, stream=True, timeout=timeout_s)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _AgainError(_reason(error)) from None
+        raise AgainError(reason_of(error)) from None
     except (requests.RequestException, ValueError) as error:  # its text may hold the query: only its kind is told
         raise CellmillError(
             redacted(address), f"cannot be asked for ({type(error).__name__}).", "Correct the address."
@@ -446,7 +412,7 @@ def _one_try(
                 part.write(block)
                 bar.update(len(block))
     if expected is not None and part.size < expected:
-        raise _AgainError(f"the connection was cut after {part.size:,} of {expected:,} bytes")
+        raise AgainError(f"the connection was cut after {part.size:,} of {expected:,} bytes")
     if expected is not None and part.size > expected:
         found = part.size
         part.remove()
@@ -462,9 +428,9 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
     code = response.status_code
     if code == 416:  # the file is shorter than what is here
         part.restart()
-        raise _AgainError("the file on the server has changed")
-    if code in _TRY_AGAIN or code >= 500:
-        raise _AgainError(f"HTTP {code}", _retry_after(response.headers))
+        raise AgainError("the file on the server has changed")
+    if is_passing(code):
+        raise AgainError(f"HTTP {code}", retry_after(response.headers))
     said = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
     if code == 206:
         start, total = _content_range(response.headers)
@@ -473,7 +439,7 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
         changed = any(v is not None and v != part.known[k] for k, v in now.items() if part.known.get(k) is not None)
         if start != offset or changed:
             part.restart()
-            raise _AgainError("the file on the server has changed")
+            raise AgainError("the file on the server has changed")
         log.info("%s: going on after %s", redacted(address), format_bytes(offset))
         return total
     if code != 200:
@@ -488,13 +454,13 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
 
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
-    """The body; every way in which a connection breaks becomes ``_AgainError``."""
+    """The body; every way in which a connection breaks becomes ``AgainError``."""
     blocks = response.raw.stream(BLOCK_BYTES, decode_content=False)
     while True:
         try:
             block = next(blocks, None)
         except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
-            raise _AgainError(_reason(error)) from None
+            raise AgainError(reason_of(error)) from None
         if block is None:
             return
         yield block
@@ -505,36 +471,3 @@ def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
     if match is None:
         return None, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for: a number, or a date."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text)
-    try:
-        when = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in words that hold no address."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        wrapped = (getattr(cause, "reason", None), *cause.args)
-        cause = next((e for e in wrapped if isinstance(e, BaseException)), None) or cause.__cause__ or cause.__context__
-    for cause in reversed(chain):
-        # requests' own errors are OSErrors, too, with the address in them
-        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
-            return cause.strerror.lower()
-        if isinstance(cause, TimeoutError):
-            return "the server stayed silent for too long"
-        if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            return "the connection was cut"
-    return type(chain[-1]).__name__

@@ -1,0 +1,1 @@
+"""Exports and parts to where others find them: the Hugging Face Hub, Zenodo, and any WebDAV folder."""

@@ -1,0 +1,121 @@
+"""A small dataset with every stage and export that tests of checks and publishing look at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import cellmill.exports.export as frame
+from cellmill.config import Columns
+from cellmill.embedders.embed import embed_part
+from cellmill.embedders.hvg import Hvg
+from cellmill.exports import parse_export
+from cellmill.exports.export import About
+from cellmill.exports.rows import PartFiles
+from cellmill.tokenizers.rank import Rank
+from cellmill.tokenizers.tokenize import build_vocabulary, tokenize_part
+
+from .stages import Made, make, random_counts, split_raw, three_parts, write_raw
+
+CELLS = 400
+EXPORTS: dict[str, dict[str, Any]] = {
+    "hf/cells": {"kind": "single", "embeddings": ["hvg"], "cells_per_file": 100},
+    "hf/multiplets": {"kind": "multiplets", "sentence_genes": 20},
+    "mds/tokens": {"kind": "tokens"},
+    "hdf5/counts": {"kind": "counts", "cells_per_file": 150},
+    "hdf5/dense": {"kind": "counts", "layout": "dense"},
+    "scdl/counts": {"kind": "counts"},
+}
+Tamper = Callable[[pa.Table], pa.Table]
+
+
+def make_dataset(folder: Path, work: Path) -> Made:
+    """``processed``, ``tokenized`` and ``embedded`` of three parts in ``folder``, as a run lays them out."""
+    rng = np.random.default_rng(5)
+    obs = {
+        "donor": rng.choice(["x", "y"], CELLS).astype(object),
+        "cell_type": rng.choice(["B", "T", "NK"], CELLS).astype(object),
+        "age": np.where(rng.random(CELLS) < 0.1, np.nan, rng.random(CELLS) * 90),
+        "flag": pd.array(rng.random(CELLS) < 0.5, "boolean"),
+    }
+    raw = write_raw(work / "raw.h5ad", random_counts(CELLS, 50), obs=obs)
+    columns = {"batch": "donor", "label": "cell_type", "keep": ["age", "flag"]}
+    made = make(work, split_raw(raw, work / "raws", three_parts(CELLS)), columns=columns)
+    (folder / "processed").mkdir(parents=True)
+    vocabulary = folder / "tokenized" / "rank" / "vocabulary.json"
+    tokens = vocabulary.with_name("gene_tokens.parquet")
+    build_vocabulary(made.genes, files={}, spec=Rank(), out=vocabulary, out_genes=tokens)
+    for part in made.parts:
+        processed = folder / "processed" / f"{part}.h5ad"
+        shutil.copy(made.file(part, "h5ad"), processed)
+        out = vocabulary.with_name(f"{part}.parquet")
+        tokenize_part(processed, vocabulary=vocabulary, gene_tokens=tokens, spec=Rank(), out=out)
+        vectors = folder / "embedded" / "hvg" / f"{part}.npy"
+        said = vectors.with_suffix(".json")
+        embed_part(processed, genes=made.genes, model=None, spec=Hvg(n_genes=8), out=vectors, manifest=said)
+    return made
+
+
+def make_export(
+    folder: Path, made: Made, path: str, *, tamper: Tamper | None = None, split: str = "train", **options: Any
+) -> Path:
+    """One export; ``tamper`` changes the rows of a split on their way, as a writer with a mistake would."""
+    spec = parse_export(path, EXPORTS[path] | options)
+    parts = [
+        PartFiles(
+            str(folder / "processed" / f"{p}.h5ad"),
+            {t: str(folder / "tokenized" / t / f"{p}.parquet") for t in spec.tokenizers},
+            {e: str(folder / "embedded" / e / f"{p}.npy") for e in spec.embedders},
+        )
+        for p in made.parts
+    ]
+    dataset = made.dataset
+    about = About(
+        dataset="demo",
+        title=dataset.title,
+        organism=dataset.organism,
+        license=None,
+        columns=Columns(batch="donor", label="cell_type"),
+        kept_columns=dataset.exported_columns,
+        split=dataset.split.model_dump(mode="json"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        if tamper is not None:
+            patch.setattr(frame, "ordered", _tampered(tamper, split))
+        frame.export(
+            parts,
+            path=path,
+            spec=spec,
+            about=about,
+            ledger=made.ledger,
+            genes=made.genes,
+            vocabulary_file=str(folder / "tokenized" / "rank" / "vocabulary.json") if spec.tokenizers else None,
+            out=folder / path / "manifest.json",
+        )
+    return folder / path
+
+
+def _tampered(tamper: Tamper, split: str) -> Any:
+    ordered = frame.ordered
+
+    def rows(*args: Any, **options: Any) -> Any:
+        for name, batch in ordered(*args, **options):
+            table = pa.Table.from_batches([batch])
+            yield name, (tamper(table) if name == split else table).combine_chunks().to_batches()[0]
+
+    return rows
+
+
+def with_value(table: pa.Table, column: str, row: int, change: Callable[[Any], Any]) -> pa.Table:
+    """The table with another value in one cell."""
+    values = table[column].to_pylist()
+    values[row] = change(values[row])
+    at = table.column_names.index(column)
+    return table.set_column(at, column, pa.array(values, table[column].type))

@@ -1,0 +1,261 @@
+"""The HTTP API of the Hugging Face Hub, as far as publishing a dataset needs it, on this machine and in memory.
+
+It keeps what arrives, refuses what the Hub refuses, and fails where a test asks it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+TOKEN = "hf_VerySecretToken0123456789abcdefgh"
+TIME = "2026-01-01T00:00:00.000Z"
+LARGE = (".parquet", ".zstd", ".mds", ".h5", ".npy", ".h5ad")
+
+
+def git_oid(content: bytes) -> str:
+    """The id that git gives a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Repo:
+    """A dataset repository: the files of every commit, and tags."""
+
+    name: str
+    private: bool
+    commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, message: str, files: dict[str, bytes]) -> str:
+        text = f"{self.name} {len(self.commits)} {message}"
+        self.commits.append((hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), message, files))
+        return self.sha
+
+    @property
+    def sha(self) -> str:
+        return self.commits[-1][0]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[-1][2]
+
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """Commit and files of a branch, a tag or a commit."""
+        wanted = self.sha if revision == "main" else self.tags.get(revision, revision)
+        return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
+
+
+class Hub(ThreadingHTTPServer):
+    """``with Hub() as hub``: serves until the block ends."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, Repo] = {}
+        self.objects: dict[str, bytes] = {}
+        """Large files by their sha256, whether a commit names them or not."""
+        self.received: list[str] = []
+        """The sha256 of every large file that was sent."""
+        self.asked: list[str] = []
+        self.fault: Callable[[Handler], bool] = lambda _: False
+        """Answers itself, and says so."""
+        self.writers = {TOKEN}
+        self.lock = threading.RLock()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Hub:
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # a client that was killed
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, code: int, value: Any = None, *, raw: bytes | None = None, **headers: str) -> None:
+        body = raw if raw is not None else json.dumps({} if value is None else value).encode()
+        self.send_response(code)
+        said = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, text in (said | {k.replace("_", "-"): v for k, v in headers.items()}).items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def refuse(self, code: int, message: str, **headers: str) -> None:
+        self.answer(code, {"error": message}, X_Error_Message=message, **headers)
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def serve(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(f"{self.command} {path}")
+        if self.server.fault(self):
+            return
+        body = self.read_body()
+        upload = re.fullmatch(r"/lfs/([0-9a-f]{64})", path)
+        if upload:
+            return self.take_object(upload[1], body)
+        who = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if who and who not in self.server.writers:
+            return self.refuse(401, "Invalid credentials in Authorization header")
+        with self.server.lock:
+            self.serve_api(path, body, writes=bool(who))
+
+    do_GET = do_HEAD = do_POST = do_PUT = serve
+
+    def take_object(self, sha256: str, body: bytes) -> None:
+        if hashlib.sha256(body).hexdigest() != sha256:
+            return self.refuse(400, "another sha256 than announced")
+        with self.server.lock:
+            self.server.objects[sha256] = body
+            self.server.received.append(sha256)
+        self.answer(200)
+
+    def serve_api(self, path: str, body: bytes, *, writes: bool) -> None:
+        if path == "/api/whoami-v2":
+            return self.answer(200, {"type": "user", "name": "tester"}) if writes else self.refuse(401, "no token")
+        if path == "/api/validate-yaml":
+            bad = "license: nonsense" in json.loads(body)["content"]
+            errors = [{"message": '"license" must be one of [...]'}] if bad else []
+            return self.answer(400 if bad else 200, {"errors": errors, "warnings": []})
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(\w+)/?(.*))?", path)
+        large = re.fullmatch(r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path)
+        file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        match = found or large or file
+        repo = self.server.repos.get(match[1]) if match else None
+        if match is None:
+            return self.refuse(404, f"no such address: {path}")
+        if repo is None or (repo.private and not writes):
+            return self.refuse(404 if writes else 401, "Repository not found", X_Error_Code="RepoNotFound")
+        if large:
+            return self.batch(json.loads(body))
+        if file:
+            return self.resolve(repo, file[2], file[3])
+        assert found is not None
+        verb, rest = found[2] or "revision", found[3] or "main"
+        if verb == "revision":
+            return self.info(repo, rest)
+        if not writes:
+            return self.refuse(403, "not yours")
+        {"preupload": self.preupload, "commit": self.commit, "tag": self.tag}[verb](repo, rest, body)
+
+    def create(self, asked: dict[str, Any]) -> None:
+        name = f"{asked.get('organization') or 'tester'}/{asked['name']}"
+        assert asked["type"] == "dataset"
+        url = {"url": f"{self.server.address}/datasets/{name}", "name": name, "id": name}
+        if name in self.server.repos:
+            return self.answer(409, url)
+        private = bool(asked.get("private") or asked.get("visibility") == "private")
+        self.server.repos[name] = Repo(name, private)
+        self.server.repos[name].commit("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
+        self.answer(200, url)
+
+    def info(self, repo: Repo, revision: str) -> None:
+        there = repo.at(revision)
+        if there is None:
+            return self.refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+        sha, files = there
+        siblings = []
+        for path, content in sorted(files.items()):
+            entry: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": git_oid(content)}
+            if path.endswith(LARGE):
+                sha256 = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
+            siblings.append(entry)
+        said = {"_id": "1", "id": repo.name, "sha": sha, "private": repo.private, "siblings": siblings}
+        times = {"lastModified": TIME, "createdAt": TIME}
+        self.answer(200, said | times | {"gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
+
+    def preupload(self, repo: Repo, revision: str, body: bytes) -> None:
+        files = []
+        for file in json.loads(body)["files"]:
+            large, content = file["path"].endswith(LARGE), repo.files.get(file["path"])
+            entry = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if content is not None:
+                entry["oid"] = hashlib.sha256(content).hexdigest() if large else git_oid(content)
+            files.append(entry)
+        self.answer(200, {"files": files, "commitOid": repo.sha})
+
+    def batch(self, asked: dict[str, Any]) -> None:
+        objects = []
+        for wanted in asked["objects"]:
+            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.server.objects:
+                href = f"{self.server.address}/lfs/{wanted['oid']}?signature=SignedForOneUpload"
+                entry["actions"] = {"upload": {"href": href}}
+            objects.append(entry)
+        self.answer(200, {"transfer": "basic", "objects": objects})
+
+    def commit(self, repo: Repo, revision: str, body: bytes) -> None:
+        files, message, parent = dict(repo.files), "", None
+        for line in body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                message, parent = value["summary"], value.get("parentCommit")
+            elif entry["key"] == "file":
+                assert value["encoding"] == "base64"
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.server.objects:
+                    return self.refuse(400, "LFS pointer pointed to a file that does not exist")
+                files[value["path"]] = self.server.objects[value["oid"]]
+            else:
+                assert entry["key"] == "deletedFile"
+                del files[value["path"]]
+        if parent not in (None, repo.sha):
+            return self.refuse(412, "A commit has happened since. Please refresh and try again.")
+        sha = repo.commit(message, files)
+        url = f"{self.server.address}/datasets/{repo.name}/commit/{sha}"
+        self.answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def tag(self, repo: Repo, revision: str, body: bytes) -> None:
+        name = json.loads(body)["tag"]
+        if name in repo.tags:
+            return self.refuse(409, "Reference already exists")
+        repo.tags[name] = revision
+        self.answer(200)
+
+    def resolve(self, repo: Repo, revision: str, path: str) -> None:
+        there = repo.at(revision)
+        if there is None or path not in there[1]:
+            return self.refuse(404, "Entry not found", X_Error_Code="EntryNotFound")
+        sha, files = there
+        etag = f'"{git_oid(files[path])}"'
+        self.answer(200, raw=files[path], X_Repo_Commit=sha, ETag=etag, Accept_Ranges="none")
