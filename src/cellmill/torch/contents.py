@@ -15,9 +15,8 @@ import torch
 
 from cellmill.errors import CellmillError, nearest
 from cellmill.torch import kernels
+from cellmill.torch.batches import Batch
 from cellmill.torch.stores import Rows, RowStore, Store, TableStore
-
-Batch = dict[str, Any]
 
 # torch warns of the first CSR tensor, and of the first that comes from a worker unless its checks are switched off by
 # name, which changes nothing; ours are checked where they are read.
@@ -111,8 +110,8 @@ class CountsReader:
         if self.spec.layout == "dense":
             dense = np.zeros(shape, np.float32)
             kernels.scatter(offsets, columns, values, dense)
-            return {"counts": torch.from_numpy(dense)}
-        return {"counts": csr_tensor(offsets, columns, values, shape)}
+            return Batch(counts=torch.from_numpy(dense))
+        return Batch(counts=csr_tensor(offsets, columns, values, shape))
 
 
 def csr_tensor(offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
@@ -148,7 +147,7 @@ class Tokens:
                 raise CellmillError(getattr(table, "path", "the store"), f"'{name}' holds {type_}, no lists.", fix)
 
         def read(rows: np.ndarray) -> Batch:
-            found, batch, first = table.take(rows, self.columns), {}, np.empty(0, np.int64)
+            found, batch, first = table.take(rows, self.columns), Batch(), np.empty(0, np.int64)
             for number, (name, padding) in enumerate(zip(self.columns, self.padding, strict=True)):
                 offsets, values = _list_values(found[name])
                 if number and not np.array_equal(offsets, first):
@@ -181,7 +180,7 @@ class Columns:
 
         def read(rows: np.ndarray) -> Batch:
             found = table.take(rows, self.columns)
-            return {name: _as_is(name, found[name]) for name in self.columns}
+            return Batch({name: _as_is(name, found[name]) for name in self.columns})
 
         return read
 

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from cellmill.torch.contents import Batch, Counts, csr_tensor
+from cellmill.torch.batches import Batch
+from cellmill.torch.contents import Counts, csr_tensor
 from cellmill.torch.obs import ObsColumn, obs_column
 from cellmill.torch.stores import RowStore, open_store
 
@@ -75,11 +76,11 @@ class Cells(Sequence[Cell]):
         offsets, columns, values = self.csr
         shape = (len(self), self.n_genes)
         counts = csr_tensor(offsets, columns, values, shape)
-        return {
-            "counts": counts.to_dense() if self.layout == "dense" else counts,
-            "row": torch.from_numpy(self.rows),
+        return Batch(
+            counts=counts.to_dense() if self.layout == "dense" else counts,
+            row=torch.from_numpy(self.rows),
             **{name: tensor_of(found) for name, found in self.obs.items()},
-        }
+        )
 
 
 def collate_cells(cells: Cells | Sequence[Cell], *, collate_fn_map: Any = None) -> Batch:

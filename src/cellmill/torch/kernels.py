@@ -18,9 +18,10 @@ def gather(source: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.
         if first < 0 or length < 0 or first + length > size:
             return False
     for i in range(len(starts)):
-        shift = starts[i] - offsets[i]
-        for j in range(offsets[i], offsets[i + 1]):
-            out[j] = source[j + shift]
+        length = offsets[i + 1] - offsets[i]
+        run, place = source[starts[i] : starts[i] + length], out[offsets[i] : offsets[i + 1]]
+        for j in range(length):  # over slices from 0: only so are several values copied at once
+            place[j] = run[j]
     return True
 
 
@@ -41,8 +42,8 @@ def library_sizes(offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
     sizes = np.zeros(len(offsets) - 1, np.float64)
     for i in range(len(sizes)):
         total = 0.0
-        for j in range(offsets[i], offsets[i + 1]):
-            total += values[j]
+        for value in values[offsets[i] : offsets[i + 1]]:
+            total += value
         sizes[i] = total
     return sizes
 

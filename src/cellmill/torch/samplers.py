@@ -1,7 +1,7 @@
 """Which cells come in which batch: a sampler makes the plan of an epoch, and a plan gives rows for batches.
 
-A plan depends on the sampler, its seed, the epoch, the batch size, and the cells alone.
-It knows neither workers nor ranks; ``level`` makes its batches as many on every rank.
+A plan depends on the sampler, its seed, the epoch, the batch size, the number of ranks, and the cells alone.
+It knows no workers; ``level`` makes its batches as many on every rank.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Cells(Protocol):
         """An obs column of these cells."""
 
 
+TURN = 16
+"""Batches that come from one lane before the next has its turn; as many as a worker sends at once."""
+
+
 @dataclass
 class Plan:
     """The order of an epoch, and where it is cut."""
@@ -53,7 +57,7 @@ class Plan:
 class Sampler(Protocol):
     """Makes the plan of an epoch."""
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         """The plan of one epoch over all cells."""
 
 
@@ -61,7 +65,7 @@ class Sampler(Protocol):
 class Sequential:
     """Every cell once, as they are stored: for evaluation."""
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         return Plan(_cuts(cells.n_cells, batch_size), lambda start, stop: np.arange(start, stop, dtype=np.int64))
 
 
@@ -75,14 +79,14 @@ class Shuffled:
     block_rows: int | None = None
     """Rows that stay together on the way into the buffer; ``None``: what the store decodes at once."""
     lanes: int = 4
-    """Parts of the buffer that take turns, batch by batch.
-    Where ranks times workers divide it, each worker decodes blocks of its own; the order is the same for all."""
+    """Parts of the buffer that take turns: a worker has lanes of its own, where the number of workers divides it."""
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         n, block = cells.n_cells, self.block_rows or cells.block_rows
         blocks = np.random.default_rng([self.seed, epoch]).permutation(-(-n // block))
         begins = np.concatenate([[0], np.cumsum(np.minimum(block, n - blocks * block))])
-        fill = max(1, self.buffer_rows // self.lanes // batch_size)  # batches of a lane's part of the buffer
+        # Batches of a lane's part of the buffer: whole turns.
+        fill = max(1, self.buffer_rows // self.lanes // batch_size // TURN) * TURN
         mixed: dict[int, np.ndarray] = {}
 
         def of_fill(number: int) -> np.ndarray:
@@ -103,8 +107,8 @@ class Shuffled:
             found = []
             while start < stop:
                 batch, skip = divmod(start, batch_size)
-                number, turn = _in_lanes(batch, fill=fill, lanes=self.lanes, batches=-(-n // batch_size))
-                begin = turn * batch_size + skip
+                number, within = _in_lanes(batch, fill=fill, lanes=self.lanes, ranks=ranks, batches=n // batch_size)
+                begin = within * batch_size + skip
                 take = min(stop - start, batch_size - skip)
                 found.append(of_fill(number)[begin : begin + take])
                 start += take
@@ -113,17 +117,21 @@ class Shuffled:
         return Plan(_cuts(n, batch_size), order)
 
 
-def _in_lanes(batch: int, *, fill: int, lanes: int, batches: int) -> tuple[int, int]:
-    """Which fill a batch is from, and which of its batches: fills take turns in groups of ``lanes``."""
-    if batch == batches - 1:  # the only one that may be ragged stays the last
-        return batch // fill, batch % fill
-    group, at = divmod(batch, fill * lanes)
-    full, rest = divmod(min(batches - 1 - group * fill * lanes, fill * lanes), fill)
-    if at < rest * (full + 1):  # all fills of the group have batches yet, also the one that has only `rest`
-        turn, lane = divmod(at, full + 1)
-    else:
-        turn, lane = divmod(at - rest, full)
-    return group * lanes + lane, turn
+def _in_lanes(batch: int, *, fill: int, lanes: int, ranks: int, batches: int) -> tuple[int, int]:
+    """Which fill a batch is from, and which of its batches.
+
+    Fills stand in groups of ``lanes`` for each rank.
+    A rank has its own fills in a group, and takes ``TURN`` batches from each in turn.
+    Fills that make no whole group come one after another.
+    """
+    size = fill * lanes * ranks
+    group, at = divmod(batch, size)
+    if (group + 1) * size > batches:
+        return divmod(batch, fill)
+    step, rank = divmod(at, ranks)
+    turn, within = divmod(step, TURN)
+    around, lane = divmod(turn, lanes)
+    return group * lanes * ranks + lane * ranks + rank, around * TURN + within
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Weighted:
     n_draws: int | None = None
     """Cells in an epoch; ``None``: as many as there are."""
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         column = isinstance(self.weights, str)
         weights = np.asarray(cells.obs(self.weights).values if isinstance(self.weights, str) else self.weights, float)
         where = f"weights '{self.weights}'" if column else "weights"
@@ -164,7 +172,7 @@ class Balanced:
     n_draws: int | None = None
     """Cells in an epoch; ``None``: as many as have a class."""
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         rows, begins, missing = _groups(cells, self.by)
         sizes = np.diff(begins)
         classes = np.flatnonzero(sizes)
@@ -187,7 +195,7 @@ class Grouped:
     """The obs column of the groups; cells without a value are left out, and counted."""
     seed: int = 0
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         rows, begins, missing = _groups(cells, self.by)
         return _by_group(rows, begins, seed=self.seed, epoch=epoch, batch_size=batch_size, left_out=missing)
 
@@ -208,7 +216,7 @@ class WithControls:
     """Perturbed cells of a group that has no control: ``refuse``, or ``leave_out``, and count them."""
     seed: int = 0
 
-    def plan(self, cells: Cells, *, epoch: int, batch_size: int) -> Plan:
+    def plan(self, cells: Cells, *, epoch: int, batch_size: int, ranks: int = 1) -> Plan:
         column = cells.obs(self.perturbation)
         names = [] if column.categories is None else list(column.categories)
         if self.control not in names:

@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cellmill.errors import CellmillError
-from cellmill.torch.contents import Batch, Contents, Reader, default_contents
+from cellmill.torch.batches import Batch, Bundle
+from cellmill.torch.contents import Contents, Counts, Reader, default_contents
 from cellmill.torch.dataset import tensor_of
 from cellmill.torch.obs import ObsColumn, obs_column
-from cellmill.torch.samplers import Plan, Sampler, Shuffled, level
+from cellmill.torch.samplers import TURN, Plan, Sampler, Shuffled, level
 from cellmill.torch.stores import Store, block_rows, open_store
 
 EPOCH, START = 0, 1
@@ -99,7 +100,9 @@ class CellStream(IterableDataset[Batch]):
 
     def _make_readers(self) -> list[Reader]:
         asked = default_contents(self.store) if self._contents is None else self._contents
-        return [c.reader(self.store) for c in (asked if isinstance(asked, Sequence) else [asked])]
+        every = list(asked) if isinstance(asked, Sequence) else [asked]
+        self.dense = any(isinstance(c, Counts) and c.layout == "dense" for c in every)
+        return [c.reader(self.store) for c in every]
 
     # --- obs
 
@@ -150,7 +153,7 @@ class CellStream(IterableDataset[Batch]):
     def _plan(self) -> Plan:
         epoch = self.epoch
         if epoch not in self._plans:
-            plan = self.sampler.plan(self, epoch=epoch, batch_size=self.batch_size)
+            plan = self.sampler.plan(self, epoch=epoch, batch_size=self.batch_size, ranks=self.ranks)
             levelled = level(plan, ranks=self.ranks, batch_size=self.batch_size, drop_last=self.drop_last)
             self._plans = {epoch: levelled}
         return self._plans[epoch]
@@ -165,25 +168,29 @@ class CellStream(IterableDataset[Batch]):
         return self._plan().n_batches // self.ranks
 
     def __iter__(self) -> Iterator[Batch]:
-        plan, steps = self._plan(), len(self)
+        steps = len(self)
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         resumed, self._resumed = getattr(self, "_resumed", 0), 0
         self._done = resumed
         for step in range(int(self._shared[START]) + worker + resumed * workers, steps, workers):
-            batch = self._batch(plan.rows(self.rank + step * self.ranks))
+            batch = self.batch(step)
             self._done += 1
             yield batch
         if info is None:
             self._shared[START], self._done = 0, 0
 
-    def _batch(self, cells: np.ndarray) -> Batch:
+    def batch(self, step: int) -> Batch:
+        """The batch of a step of this epoch, of this rank."""
+        plan = self._plan()
+        cells = plan.rows(self.rank + step * self.ranks)
         rows = cells if self._kept is None else self._kept[cells]
-        batch: Batch = {}
+        batch = Batch()
         for read in self._readers:
-            batch |= read(rows)
+            batch.update(read(rows))
         batch["row"] = torch.from_numpy(rows)
-        return batch | {name: tensor_of(self._whole(name).values[rows]) for name in self._asked}
+        batch.update({name: tensor_of(self._whole(name).values[rows]) for name in self._asked})
+        return batch
 
     # --- resuming
 
@@ -227,21 +234,25 @@ class CellStream(IterableDataset[Batch]):
         else:
             self._shared[START], self._resumed = state["start"], state["done"]
 
-    def loader(self, *, num_workers: int = 0, pin_memory: bool = False, **options: Any) -> StreamLoader:
+    def loader(self, *, num_workers: int = 0, **options: Any) -> StreamLoader:
         """A loader that counts epochs and can be resumed; ``options`` go to ``torch.utils.data.DataLoader``."""
-        return StreamLoader(self, num_workers=num_workers, pin_memory=pin_memory, **options)
+        return StreamLoader(self, num_workers=num_workers, **options)
 
 
 class StreamLoader:
     """A ``DataLoader`` over a stream that goes on to the next epoch by itself, and knows where it is.
 
+    Workers send ``TURN`` batches at once (dense ones each by itself), in turns: of ``Shuffled``, each worker then
+    decodes blocks that no other needs, where their number divides ``lanes``.
     ``state_dict`` counts the batches that came out, not those that workers hold ready;
     it may be loaded with any number of workers.
     """
 
     def __init__(self, stream: CellStream, **options: Any) -> None:
         self.stream = stream
-        self._loader = DataLoader(stream, batch_size=None, **options)
+        self._bundles = _Bundles(stream, 1 if stream.dense else TURN)
+        workers = options.get("num_workers", 0)
+        self._loader = DataLoader(self._bundles if workers else stream, batch_size=None, **options)
         self._given = 0
 
     def __len__(self) -> int:
@@ -249,11 +260,11 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of this epoch after ``load_state_dict``, else the whole."""
-        shared = self.stream._shared
-        start, self._given = int(shared[START]), 0
-        for batch in self._loader:
-            self._given += 1
-            yield batch
+        start, self._given = int(self.stream._shared[START]), 0
+        for found in self._loader:
+            for batch in found if isinstance(found, Bundle) else [found]:
+                self._given += 1
+                yield batch
         if start + self._given != len(self.stream):
             found = f"{start + self._given} batches of {len(self.stream)} came."
             raise CellmillError(self.stream.path, found, "A worker ended early: see its message.")
@@ -274,20 +285,19 @@ class StreamLoader:
         self._given = 0
 
 
-def to_device(batch: Mapping[str, Any], device: torch.device | str, *, densify: bool = False) -> Batch:
-    """A batch with its tensors on ``device``; with ``densify``, sparse ones become dense there, after the transfer.
+class _Bundles(IterableDataset[Bundle]):
+    """The batches of a stream in bundles: bundle ``i`` is made by worker ``i % workers``."""
 
-    36,000 genes are 144 kB per cell when dense, and 12 kB as CSR of 1,500 values: the bus should carry the latter.
-    From pinned memory the transfer runs beside the program.
-    """
-    moved = {}
-    for name, value in batch.items():
-        if isinstance(value, torch.Tensor):
-            value = value.to(device, non_blocking=True)
-            if densify and value.layout != torch.strided:
-                value = value.to_dense()
-        moved[name] = value
-    return moved
+    def __init__(self, stream: CellStream, size: int) -> None:
+        self.stream, self.size = stream, size
+
+    def __iter__(self) -> Iterator[Bundle]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        start, steps = int(self.stream._shared[START]), len(self.stream)
+        first = start + worker * self.size
+        for begin in range(first, steps, self.size * workers):
+            yield Bundle(self.stream.batch(step) for step in range(begin, min(begin + self.size, steps)))
 
 
 def _ranks() -> tuple[int, int]:
