@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 import torch
 from torch import nn
@@ -15,9 +16,10 @@ MASK, PAD, IGNORED = 1, 0, -100
 class MaskedGenes(nn.Module):
     """Tokens (cells, length) to a score for every token of the vocabulary at every place."""
 
-    def __init__(self, n_tokens: int, width: int = 64, layers: int = 2, max_len_tokens: int = 128) -> None:
+    def __init__(self, n_tokens: int, width: int = 48, layers: int = 2, max_len_tokens: int = 96) -> None:
         super().__init__()
         self.genes, self.ranks = nn.Embedding(n_tokens, width), nn.Embedding(max_len_tokens, width)
+        nn.init.normal_(self.genes.weight, std=0.05)
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.bias = nn.Parameter(torch.zeros(n_tokens))
@@ -47,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
 
-    contents = Tokens(max_len_tokens=128)
+    contents = Tokens(max_len_tokens=96)
     train = CellStream(f"{asked.export}/train", batch_size=32, contents=contents).loader()
     val = CellStream(f"{asked.export}/val", batch_size=32, contents=contents, sampler=Sequential())
     n_tokens = 1 + max(int(batch["input_ids"].max()) for batch in train)
@@ -60,7 +62,7 @@ def main() -> None:
             same = torch.Generator().manual_seed(1)
             return float(torch.stack([loss_of(model, batch, same) for batch in val]).mean())
 
-    print(f"before: validation loss {validate():.3f}, that of guessing {torch.tensor(n_tokens).log():.3f}")
+    print(f"before: validation loss {validate():.3f}, that of guessing {math.log(n_tokens):.3f}")
     for epoch in range(asked.epochs):
         model.train()
         for batch in train:

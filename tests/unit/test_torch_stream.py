@@ -157,6 +157,7 @@ def test_a_stream_resumes_without_a_loader(made: Made):
     assert rows(stream) == whole
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 asks torch 2.13 for it
 def test_torchdata_resumes_it_in_workers(made: Made):
     """StatefulDataLoader asks each worker's stream for its state."""
     loader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
