@@ -19,8 +19,9 @@ MEASUREMENTS = {
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
     "scale": (),
+    "load": (),
 }
-"""Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
+"""Name: who is measured, the last is the peer; `scale` and `load` have tables of their own."""
 
 
 def main() -> int:
@@ -39,6 +40,8 @@ def main() -> int:
     for name in asked.names or MEASUREMENTS:
         if name == "scale":
             _scale(asked.cells, everything=asked.everything)
+        elif name == "load":
+            _load(asked.cells, asked.runs)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -52,6 +55,22 @@ def _scale(cells: int, *, everything: bool) -> None:
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"\nscale: {cells:,} cells, {size:,.0f} MB gzip h5ad in {len(paths)} files; one run")
     print(table(paths, cells=cells, everything=everything))
+
+
+def _load(cells: int, runs: int) -> None:
+    from atlas import parts
+    from load import table
+
+    def measure(*arguments: object) -> dict[str, float]:
+        command = [sys.executable, str(HERE / "load.py"), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return said
+
+    print(f"\nload: {cells:,} cells; the middle of {runs} runs, in turn")
+    print(table(parts(HERE / "data" / f"atlas_{cells}", cells=cells), cells=cells, runs=runs, measure=measure))
 
 
 def _versions() -> str:
