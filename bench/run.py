@@ -30,8 +30,9 @@ MEASUREMENTS = {
         "MDSWriter, tensors",
     ),
     "scale": (),
+    "load": (),
 }
-"""Name: who is measured, the last is the peer; `tokenize` and `scale` have tables of their own."""
+"""Name: who is measured, the last is the peer; `tokenize`, `load` and `scale` have tables of their own."""
 
 
 def main() -> int:
@@ -52,6 +53,8 @@ def main() -> int:
             _scale(asked.cells, everything=asked.everything)
         elif name == "tokenize":
             _tokenize(asked.cells, asked.runs)
+        elif name == "load":
+            _load(asked.cells, asked.runs)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -79,6 +82,22 @@ def _tokenize(cells: int, runs: int) -> None:
         for who in tokens.WHO:
             found[who].append(_measured("tokenize", who, out))
     print(tokens.table(found))
+
+
+def _load(cells: int, runs: int) -> None:
+    from atlas import parts
+    from load import table
+
+    def measure(*arguments: object) -> dict[str, float]:
+        command = [sys.executable, str(HERE / "load.py"), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return said
+
+    print(f"\nload: {cells:,} cells; the middle of {runs} runs, in turn")
+    print(table(parts(HERE / "data" / f"atlas_{cells}", cells=cells), cells=cells, runs=runs, measure=measure))
 
 
 def _versions() -> str:
