@@ -11,7 +11,7 @@ from cellmill import __version__
 from cellmill.errors import CellmillError, nearest
 from cellmill.vocabularies import commands as vocabularies
 
-FORMATS = ("hf", "mds", "hdf5", "scdl")
+FORMATS = ("hf", "mds", "hdf5", "scdl", "zarr", "packed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,6 +50,8 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Export `mds`", "", exports.MdsTokens),
     ("Export `hdf5`", "", exports.Hdf5Counts),
     ("Export `scdl`", "", exports.ScdlCounts),
+    ("Export `zarr`", "", exports.ZarrCounts),
+    ("Export `packed`", "", exports.PackedCounts),
 )
 
 

@@ -499,7 +499,9 @@ def test_an_export_of_an_unknown_format_is_refused(exported: Path) -> None:
     """With the known ones."""
     path = exported / manifest.NAME
     path.write_text(path.read_text().replace("hf/cells", "csv/cells"))
-    with pytest.raises(CellmillError, match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, scdl"):
+    with pytest.raises(
+        CellmillError, match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, scdl, zarr, packed"
+    ):
         manifest.read(exported)
 
 

@@ -17,7 +17,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "workflow", "src", "config", "profiles", "resources/ledger.tsv")
-EXPORTS = ["hf/cells", "hf/multiplets", "mds/tokens", "hdf5/counts", "scdl/counts"]
+EXPORTS = ["hf/cells", "hf/multiplets", "mds/tokens", "hdf5/counts", "scdl/counts", "zarr/counts", "packed/counts"]
 
 
 @dataclass(frozen=True)

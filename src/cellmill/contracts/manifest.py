@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cellmill import __version__
-from cellmill.contracts.versions import HDF5, HF, MDS, SCDL
+from cellmill.contracts.versions import HDF5, HF, MDS, PACKED, SCDL, ZARR
 from cellmill.errors import CellmillError
 from cellmill.files import read_json, sha256_of, write_json
 
 NAME = "manifest.json"
-CONTRACTS = {"hf": HF, "mds": MDS, "hdf5": HDF5, "scdl": SCDL}
+CONTRACTS = {"hf": HF, "mds": MDS, "hdf5": HDF5, "scdl": SCDL, "zarr": ZARR, "packed": PACKED}
 _LIBRARIES = ("anndata", "h5py", "numpy", "pyarrow")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfMultiplets, HfSingle
 from cellmill.exports.mds import MdsTokens
+from cellmill.exports.packed import PackedCounts
 from cellmill.exports.scdl import ScdlCounts
+from cellmill.exports.zarr import ZarrCounts
 from cellmill.spec import Name, Spec
 
-Format = Literal["hf", "mds", "hdf5", "scdl"]
+Format = Literal["hf", "mds", "hdf5", "scdl", "zarr", "packed"]
 Hf = Annotated[HfSingle | HfMultiplets, Field(discriminator="kind")]
-Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts
+Export = HfSingle | HfMultiplets | MdsTokens | Hdf5Counts | ScdlCounts | ZarrCounts | PackedCounts
 
 
 class Exports(Spec):
@@ -28,13 +30,15 @@ class Exports(Spec):
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
     scdl: dict[Name, ScdlCounts] = {}
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
+    zarr: dict[Name, ZarrCounts] = {}
+    """Sharded AnnData for annbatch: `anndata.read_zarr("results/<dataset>/zarr/<name>/train/dataset_0")`."""
+    packed: dict[Name, PackedCounts] = {}
+    """The smallest and fastest, for training: `PackedRows("results/<dataset>/packed/<name>/train")`."""
 
     def by_path(self) -> dict[str, Export]:
         """Every export under its path, such as `hf/cells`."""
         return {
-            f"{format_}/{name}": spec
-            for format_ in ("hf", "mds", "hdf5", "scdl")
-            for name, spec in getattr(self, format_).items()
+            f"{format_}/{name}": spec for format_ in get_args(Format) for name, spec in getattr(self, format_).items()
         }
 
 
@@ -52,6 +56,8 @@ __all__ = [
     "HfMultiplets",
     "HfSingle",
     "MdsTokens",
+    "PackedCounts",
     "ScdlCounts",
+    "ZarrCounts",
     "parse_export",
 ]

@@ -70,9 +70,7 @@ def write(
     for split, batches in by_split(header, rows):
         archive = out / split
         archive.mkdir()
-        writer = PackedWriter(
-            archive, genes=header.genes, dtype=header.counts_dtype, rows_per_file=spec.cells_per_file
-        )
+        writer = PackedWriter(archive, genes=header.genes, dtype=header.counts_dtype, rows_per_file=spec.cells_per_file)
         obs = ObsTable(archive / OBS, columns=kinds)
         for batch in batches:
             writer.append(*checked_counts(batch, header))

@@ -14,7 +14,7 @@ _P4, _P5 = (np.uint64(p) for p in (0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5))
 
 
 @intrinsic
-def trailing_zeros(_: Any, word: Any) -> Any:
+def trailing_zeros(_: Any, word: Any = None) -> Any:
     """Number of the lowest bit that is set, of a uint64; 64 of zero."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -27,7 +27,7 @@ def trailing_zeros(_: Any, word: Any) -> Any:
 
 
 @intrinsic
-def ones(_: Any, word: Any) -> Any:
+def ones(_: Any, word: Any = None) -> Any:
     """How many bits of a uint64 are set."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -38,7 +38,7 @@ def ones(_: Any, word: Any) -> Any:
 
 
 @intrinsic
-def pointer(_: Any, address: Any) -> Any:
+def pointer(_: Any, address: Any = None) -> Any:
     """An address (uint64) as what ``numba.carray`` takes; what lies there must outlive its use."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

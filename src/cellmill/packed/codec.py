@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from numba import carray  # type: ignore[attr-defined]
 
 from cellmill.packed.bits import ones, pointer, trailing_zeros, xxh64
 
@@ -16,9 +17,7 @@ SLACK = 32
 """How far beyond its last value ``decode`` writes: room that arrays of results must have."""
 _SKIP = 255
 _ESCAPES, _LOW = np.uint64(0x5555555555555555), np.uint64(0xFFFFFFFF)
-_ONE, _3, _4, _6, _7, _32, _63, _64, _127, _255 = (
-    np.uint64(n) for n in (1, 3, 4, 6, 7, 32, 63, 64, 127, 255)
-)
+_ONE, _3, _4, _6, _7, _32, _63, _64, _127, _255 = (np.uint64(n) for n in (1, 3, 4, 6, 7, 32, 63, 64, 127, 255))
 
 
 def numbered(frequent: np.ndarray) -> np.ndarray:
@@ -64,7 +63,7 @@ def encode(
         n = stop - start
         codes = head + 1 + bitmap
         at = 8 * (codes + (n + 31) // 32)
-        here = n_escaped = 0
+        here, n_escaped = np.int64(0), 0
         for i in range(start, stop):
             place = np.int64(places[genes[i]])
             if place >= 0:
@@ -110,11 +109,11 @@ def lengths(
     for i in range(len(rows)):
         file, row = rows[i] // rows_per_file, rows[i] % rows_per_file
         end = np.int64(files[file, 1])
-        index = numba.carray(pointer(files[file, 0] + np.uint64(8 * end)), files[file, 2] + 1, np.uint32)
+        index = carray(pointer(files[file, 0] + np.uint64(8 * end)), files[file, 2] + 1, np.uint32)
         head, stop = np.int64(index[row]), np.int64(index[row + 1])
         if head < 8 or stop > end or stop < head + 1 + bitmap:
             return i
-        words = numba.carray(pointer(files[file, 0]), end, np.uint64)
+        words = carray(pointer(files[file, 0]), end, np.uint64)
         n = np.int64(words[head] >> np.uint64(32))
         if n > n_genes or (n + 31) // 32 > stop - head - 1 - bitmap:
             return i
@@ -149,9 +148,9 @@ def decode(
     for i in range(len(rows)):
         file, row = rows[i] // rows_per_file, rows[i] % rows_per_file
         end = files[file, 1]
-        index = numba.carray(pointer(files[file, 0] + np.uint64(8) * end), files[file, 2] + _ONE, np.uint32)
-        words = numba.carray(pointer(files[file, 0]), end, np.uint64)
-        octets = numba.carray(pointer(files[file, 0]), np.uint64(8) * end, np.uint8)
+        index = carray(pointer(files[file, 0] + np.uint64(8) * end), files[file, 2] + _ONE, np.uint32)
+        words = carray(pointer(files[file, 0]), end, np.uint64)
+        octets = carray(pointer(files[file, 0]), np.uint64(8) * end, np.uint8)
         head, stop = np.int64(index[row]), np.int64(index[row + 1])
         n = indptr[i + 1] - indptr[i]
         seed = np.uint64(n) << _32 | np.uint64(rows[i] & 0xFFFFFFFF)
