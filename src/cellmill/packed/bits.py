@@ -18,10 +18,8 @@ def trailing_zeros(_: Any, word: Any = None) -> Any:
     """Number of the lowest bit that is set, of a uint64; 64 of zero."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature
-        from llvmlite import ir
-
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+        del signature
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
 
     return types.uint64(types.uint64), code
 
