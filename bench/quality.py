@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,13 @@ def ours(path: Path, threads: int = 2) -> None:
         shutil.rmtree(folder)
 
 
-def workflow(paths: list[Path], *, targets: list[str], exports: list[str]) -> list[dict[str, Any]]:
+def workflow(
+    paths: list[Path], *, targets: list[str], exports: list[str], then: Callable[[Path], None] = lambda folder: None
+) -> list[dict[str, Any]]:
     """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, seconds ``s`` and peak ``mb`` each.
 
     The start of Snakemake and of every job is in the time that the caller measures.
+    ``then`` sees the folder before it is deleted.
     """
     folder = Path(tempfile.mkdtemp(dir=paths[0].parent))
     try:
@@ -97,6 +101,7 @@ def workflow(paths: list[Path], *, targets: list[str], exports: list[str]) -> li
         for report in sorted((folder / "benchmarks").rglob("*.jsonl")):
             job = json.loads(report.read_text().splitlines()[-1])
             jobs.append({"rule": report.parent.name, "s": float(job["s"]), "mb": float(job["max_rss"] or 0)})
+        then(folder)
         return jobs
     finally:
         shutil.rmtree(folder)

@@ -31,8 +31,10 @@ MEASUREMENTS = {
     ),
     "scale": (),
     "load": (),
+    "packed": (),
+    "disk": (),
 }
-"""Name: who is measured, the last is the peer; `tokenize`, `load` and `scale` have tables of their own."""
+"""Name: who is measured, the last is the peer; those without one have tables of their own."""
 
 
 def main() -> int:
@@ -55,6 +57,10 @@ def main() -> int:
             _tokenize(asked.cells, asked.runs)
         elif name == "load":
             _load(asked.cells, asked.runs)
+        elif name == "packed":
+            _packed(asked.cells, asked.runs)
+        elif name == "disk":
+            _disk(asked.cells)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -98,6 +104,36 @@ def _load(cells: int, runs: int) -> None:
 
     print(f"\nload: {cells:,} cells; the middle of {runs} runs, in turn")
     print(table(parts(HERE / "data" / f"atlas_{cells}", cells=cells), cells=cells, runs=runs, measure=measure))
+
+
+def _packed(cells: int, runs: int) -> None:
+    from archives import KINDS
+    from atlas import atlas
+
+    path = atlas(HERE / "data" / f"atlas_{cells}.h5ad", cells=cells)
+    print(f"\npacked: {cells:,} cells, one thread, warm; the best of {runs} runs, in turn")
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for _ in range(runs):
+        for kind in KINDS:
+            command = [sys.executable, str(HERE / "archives.py"), kind, str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{'':<26}{'bytes/value':>13}{'cells/s in order':>18}{'cells/s at random':>19}")
+    for kind, said in found.items():
+        fastest = {name: max(one[name] for one in said) for name in ("in order", "random")}
+        size = said[0]["bytes_per_value"]
+        print(f"{kind:<26}{size:>13.2f}{fastest['in order']:>18,.0f}{fastest['random']:>19,.0f}")
+
+
+def _disk(cells: int) -> None:
+    from atlas import parts
+    from disk import table
+
+    paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
+    print(f"\ndisk: {cells:,} cells in {len(paths)} files, every export of config/config.yaml; one run")
+    print(table(paths, cells=cells))
 
 
 def _versions() -> str:

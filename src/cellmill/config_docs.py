@@ -61,6 +61,8 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Export `hdf5`", "", exports.Hdf5Counts),
     ("Export `scdl`", "", exports.ScdlCounts),
     ("Export `geneformer`", "", exports.GeneformerTokens),
+    ("Export `zarr`", "", exports.ZarrCounts),
+    ("Export `packed`", "", exports.PackedCounts),
 )
 
 

@@ -18,6 +18,7 @@ from .stages import make, random_counts, write_raw
 
 EXPORTS = {"hf/cells": "tokens", "mds/tokens": "tokens", "hdf5/counts": "counts", "scdl/counts": "counts"}
 EXPORTS |= {"geneformer/tokens": "tokens"}
+EXPORTS |= {"zarr/counts": "counts", "packed/counts": "counts"}
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
     assert sha256_of(raw)
 
 
-@pytest.mark.parametrize("format_", ["hf", "hdf5", "mds", "scdl", "geneformer"])
+@pytest.mark.parametrize("format_", ["hf", "hdf5", "mds", "scdl", "geneformer", "zarr", "packed"])
 def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> None:
     """Nothing under its name, and no crash of a library below."""
     from importlib import import_module

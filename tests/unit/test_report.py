@@ -445,6 +445,8 @@ def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, said:
         ("hdf5/counts", "counts", 'h5py.File("results/d/hdf5/counts/train/batch_0000.h5")["expression"]'),
         ("scdl/counts", "counts", 'SingleCellMemMapDataset("results/d/scdl/counts/train")'),
         ("geneformer/tokens", "tokens", 'datasets.load_from_disk("results/d/geneformer/tokens")'),
+        ("zarr/counts", "counts", 'anndata.read_zarr("results/d/zarr/counts/train/dataset_0")'),
+        ("packed/counts", "counts", 'PackedRows("results/d/packed/counts/train")'),
     ],
 )
 def test_every_format_has_a_line_that_loads_it(path: str, kind: str, line: str):
@@ -462,5 +464,5 @@ def test_pickled_tensors_must_be_allowed():
 
 def test_an_unknown_format_is_refused():
     """It names those that there are."""
-    with pytest.raises(CellmillError, match=r"no format 'zarr'.*geneformer, hdf5, hf, mds, scdl"):
-        how_to_load("d", "zarr/cells", "cells")
+    with pytest.raises(CellmillError, match=r"no format 'csv'.*geneformer, hdf5, hf, mds, packed, scdl, zarr"):
+        how_to_load("d", "csv/cells", "cells")

@@ -17,7 +17,16 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "workflow", "src", "config", "profiles", "resources/ledger.tsv")
-EXPORTS = ["hf/cells", "hf/multiplets", "mds/tokens", "hdf5/counts", "scdl/counts", "geneformer/tokens"]
+EXPORTS = [
+    "hf/cells",
+    "hf/multiplets",
+    "mds/tokens",
+    "hdf5/counts",
+    "scdl/counts",
+    "geneformer/tokens",
+    "zarr/counts",
+    "packed/counts",
+]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
 #      results/{dataset}/hdf5/{export}/manifest.json    HDF5 batches                               contract: hdf5
 #      results/{dataset}/scdl/{export}/manifest.json    BioNeMo-SCDL memory maps                   contract: scdl
 #      results/{dataset}/geneformer/{export}/manifest.json   Arrow datasets for Geneformer    contract: geneformer
+#      results/{dataset}/zarr/{export}/manifest.json    AnnData in sharded zarr                    contract: zarr
+#      results/{dataset}/packed/{export}/manifest.json  packed archives                            contract: packed
 # Beside each manifest, and written before it: a folder per split.
 
 
@@ -161,3 +163,65 @@ rule export_geneformer:
         contract=str(versions.GENEFORMER),
     script:
         "../scripts/export_geneformer.py"
+
+
+rule export_zarr:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        ledger="results/{dataset}/quality/ledger.parquet",
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("zarr"),
+        embeddings=export_embeddings("zarr"),
+        vocabulary=export_vocabulary("zarr"),
+    output:
+        manifest="results/{dataset}/zarr/{export}/manifest.json",
+    log:
+        "logs/export_zarr/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_zarr/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="zarr/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "zarr")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "zarr").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "zarr").embedders),
+        contract=str(versions.ZARR),
+    script:
+        "../scripts/export_zarr.py"
+
+
+rule export_packed:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        ledger="results/{dataset}/quality/ledger.parquet",
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("packed"),
+        embeddings=export_embeddings("packed"),
+        vocabulary=export_vocabulary("packed"),
+    output:
+        manifest="results/{dataset}/packed/{export}/manifest.json",
+    log:
+        "logs/export_packed/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_packed/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        path="packed/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "packed")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "packed").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "packed").embedders),
+        contract=str(versions.PACKED),
+    script:
+        "../scripts/export_packed.py"

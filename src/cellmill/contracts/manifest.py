@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from cellmill import __version__
-from cellmill.contracts.versions import GENEFORMER, HDF5, HF, MDS, SCDL
+from cellmill.contracts.versions import GENEFORMER, HDF5, HF, MDS, PACKED, SCDL, ZARR
 from cellmill.errors import CellmillError
 from cellmill.files import read_json, sha256_of, write_json
 
 NAME = "manifest.json"
 CACHES = "cache-*.arrow"
 """What `datasets` leaves in a folder that it loaded from disk and then filtered, sorted or shuffled."""
-CONTRACTS = {"hf": HF, "mds": MDS, "hdf5": HDF5, "scdl": SCDL, "geneformer": GENEFORMER}
+CONTRACTS = {
+    "hf": HF,
+    "mds": MDS,
+    "hdf5": HDF5,
+    "scdl": SCDL,
+    "geneformer": GENEFORMER,
+    "zarr": ZARR,
+    "packed": PACKED,
+}
 _LIBRARIES = ("anndata", "h5py", "numpy", "pyarrow")
 
 

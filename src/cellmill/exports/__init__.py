@@ -10,13 +10,15 @@ from cellmill.exports.geneformer import GeneformerTokens
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfExport, HfExpression, HfMultiplets, HfPairs, HfSingle, HfTokens, Shares
 from cellmill.exports.mds import MdsExpression, MdsTokens
+from cellmill.exports.packed import PackedCounts
 from cellmill.exports.scdl import ScdlCounts
+from cellmill.exports.zarr import ZarrCounts
 from cellmill.spec import Name, Spec
 
-Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer"]
+Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer", "zarr", "packed"]
 Hf = Annotated[HfExport, Field(discriminator="kind")]
 Mds = Annotated[MdsTokens | MdsExpression, Field(discriminator="kind")]
-Export = HfExport | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts | GeneformerTokens
+Export = HfExport | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts | GeneformerTokens | ZarrCounts | PackedCounts
 
 
 class Exports(Spec):
@@ -32,6 +34,10 @@ class Exports(Spec):
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
     geneformer: dict[Name, GeneformerTokens] = {}
     """Geneformer's dataset folders: `datasets.load_from_disk("results/<dataset>/geneformer/<name>")`."""
+    zarr: dict[Name, ZarrCounts] = {}
+    """Sharded AnnData for annbatch: `anndata.read_zarr("results/<dataset>/zarr/<name>/train/dataset_0")`."""
+    packed: dict[Name, PackedCounts] = {}
+    """The smallest and fastest, for training: `PackedRows("results/<dataset>/packed/<name>/train")`."""
 
     @staticmethod
     def formats() -> tuple[str, ...]:
@@ -41,9 +47,7 @@ class Exports(Spec):
     def by_path(self) -> dict[str, Export]:
         """Every export under its path, such as `hf/cells`."""
         return {
-            f"{format_}/{name}": spec
-            for format_ in ("hf", "mds", "hdf5", "scdl", "geneformer")
-            for name, spec in getattr(self, format_).items()
+            f"{format_}/{name}": spec for format_ in get_args(Format) for name, spec in getattr(self, format_).items()
         }
 
 
@@ -67,7 +71,9 @@ __all__ = [
     "HfTokens",
     "MdsExpression",
     "MdsTokens",
+    "PackedCounts",
     "ScdlCounts",
     "Shares",
+    "ZarrCounts",
     "parse_export",
 ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cellmill.ahead import ahead
 from cellmill.errors import CellmillError
 from cellmill.progress import progress
 
@@ -64,7 +65,7 @@ def token_column(tokenizer: str, column: str) -> str:
     return f"tokens:{tokenizer}" if column == "input_ids" else f"tokens:{tokenizer}:{column}"
 
 
-BLOCK_ROWS = 8_192
+BLOCK_ROWS = 4_096
 EMITTED_ROWS = 4_096
 BUCKET_BYTES = 256 << 20
 
@@ -85,6 +86,7 @@ def ordered(
     columns: tuple[str, ...],
     scratch: Path,
     bucket_bytes: int = BUCKET_BYTES,
+    threads: int = 2,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """All kept cells that no tokenizer leaves out, split by split, each split in the order of a hash of the cell id.
 
@@ -95,6 +97,8 @@ def ordered(
     Args:
         columns: what ``needs`` returned.
         bucket_bytes: rows that are sorted in memory at once, about.
+        threads: how many inflate counts while others are spilled.
+            Later, rows are sorted in a thread of their own, while the caller writes those before them.
     """
     import numpy as np
 
@@ -105,19 +109,31 @@ def ordered(
     total = sum(header.cells.values())
     with progress(total, "cells", "gathering") as counter:
         for part in parts:
-            for batch, keys, splits in _blocks(part, header, columns):
+            for batch, keys, splits in _blocks(part, header, columns, threads):
                 bucket = (keys >> np.uint64(65 - n_buckets.bit_length())) if n_buckets > 1 else np.zeros_like(keys)
                 spill.add(batch, splits, bucket.astype(np.int64))
                 counter.update(batch.num_rows)
+    yield from ahead(_sorted(spill, header))
+
+
+def _sorted(spill: _Spill, header: Header) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of every bucket in their order, ``EMITTED_ROWS`` at once."""
+    import numpy as np
+
+    from cellmill.exports.gather import take_rows
+
     for split in header.cells:
-        for number in range(n_buckets):
-            table = spill.take(split, number)
-            if table is None:
+        for number in range(spill.n_buckets):
+            batch = spill.take(split, number)
+            if batch is None:
                 continue
-            order = pc.sort_indices(table, sort_keys=[("_key", "ascending"), ("cell_id", "ascending")])
-            for start in range(0, table.num_rows, EMITTED_ROWS):
-                rows = table.take(order[start : start + EMITTED_ROWS]).drop_columns(["_key"]).combine_chunks()
-                yield from ((split, batch) for batch in rows.to_batches())
+            keys = batch["_key"].to_numpy()
+            order = np.argsort(keys)
+            if (np.diff(keys[order]) == 0).any():
+                order = pc.sort_indices(batch, sort_keys=[("_key", "ascending"), ("cell_id", "ascending")]).to_numpy()
+            batch = batch.drop_columns(["_key"])
+            for start in range(0, batch.num_rows, EMITTED_ROWS):
+                yield split, take_rows(batch, order[start : start + EMITTED_ROWS])
 
 
 def _bytes(part: PartFiles, columns: tuple[str, ...]) -> int:
@@ -131,7 +147,7 @@ def _bytes(part: PartFiles, columns: tuple[str, ...]) -> int:
 
 
 def _blocks(
-    part: PartFiles, header: Header, columns: tuple[str, ...]
+    part: PartFiles, header: Header, columns: tuple[str, ...], threads: int
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
     """Blocks of a part as Arrow, their keys (n,) uint64 and splits (n,) codes."""
     import numpy as np
@@ -143,7 +159,7 @@ def _blocks(
 
     names = list(header.cells)
     with ExitStack() as stack:
-        counts = stack.enter_context(CountsPart(part.processed))
+        counts = stack.enter_context(CountsPart(part.processed, threads=threads))
         read = {c.split(":")[1] for c in columns if c.startswith("tokens:")}
         tokens = {n: stack.enter_context(TokensPart(part.tokens[n])) for n in part.tokens if n in read}
         vectors = {n: embedding.read(part.embeddings[n]) for n in part.embeddings if f"embedding:{n}" in columns}
@@ -218,9 +234,13 @@ class _Spill:
     def add(self, batch: pa.RecordBatch, splits: np.ndarray, buckets: np.ndarray) -> None:
         import numpy as np
 
+        from cellmill.exports.gather import take_rows
+
         place = splits.astype(np.int64) * self.n_buckets + buckets
-        for code in np.unique(place):
-            rows = batch.take(pa.array(np.flatnonzero(place == code)))
+        batch = take_rows(batch, np.argsort(place, kind="stable"))
+        codes, sizes = np.unique(place, return_counts=True)
+        for code, size, stop in zip(codes, sizes, sizes.cumsum(), strict=True):
+            rows = batch.slice(stop - size, size)
             name, bucket = self.names[int(code) // self.n_buckets], int(code) % self.n_buckets
             if self.n_buckets == 1:
                 self._memory.setdefault(name, []).append(rows)
@@ -229,20 +249,21 @@ class _Spill:
                 self._writers[name, bucket] = pa.ipc.new_file(self.folder / f"{name}.{bucket}.arrow", batch.schema)
             self._writers[name, bucket].write(rows)
 
-    def take(self, split: str, bucket: int) -> pa.Table | None:
+    def take(self, split: str, bucket: int) -> pa.RecordBatch | None:
         """The rows of one split and bucket, and no longer kept."""
+        from cellmill.exports.gather import joined
+
         if self.n_buckets == 1:
-            batches = self._memory.pop(split, None)
-            return pa.Table.from_batches(batches) if batches else None
+            return joined(pa.Table.from_batches(self._memory.pop(split))) if split in self._memory else None
         writer = self._writers.pop((split, bucket), None)
         if writer is None:
             return None
         writer.close()
         path = self.folder / f"{split}.{bucket}.arrow"
         with pa.OSFile(str(path)) as stream, pa.ipc.open_file(stream) as reader:
-            table = reader.read_all()
+            batch = joined(reader.read_all())
         path.unlink()
-        return table
+        return batch
 
 
 def in_groups(

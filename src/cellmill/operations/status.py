@@ -28,7 +28,17 @@ RULES = {
     "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
     "tokenized": ("build_vocabulary", "tokenize_part"),
     "embedded": ("measure_covariance", "fit_pca", "embed_part"),
-    "exports": ("export_hf", "export_mds", "export_hdf5", "export_scdl"),
+    "exports": (
+        "export_hf",
+        "export_mds",
+        "export_hdf5",
+        "export_scdl",
+        "export_geneformer",
+        "export_zarr",
+        "export_packed",
+        "publish_export",
+        "publish_parts",
+    ),
     "report": ("write_config", "draw_report", "draw_doublets", "write_report"),
 }
 """The rules of each stage, in the order of the workflow."""

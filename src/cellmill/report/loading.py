@@ -12,6 +12,8 @@ _LINES = {
     "hdf5": 'h5py.File({first})["expression"]',
     "scdl": "SingleCellMemMapDataset({train})",
     "geneformer": "datasets.load_from_disk({whole})",
+    "zarr": "anndata.read_zarr({dataset})",
+    "packed": "PackedRows({train})",
 }
 
 
@@ -28,6 +30,7 @@ def how_to_load(dataset: str, path: str, kind: str, *, results: str = "results",
     if format_ not in _LINES:
         raise CellmillError(path, f"no format '{format_}' ({kind}).", nearest(format_, _LINES))
     base = f"{results}/{dataset}/{path}"
-    places = {"whole": base, "train": f"{base}/train", "first": f"{base}/train/batch_0000.h5"}
+    train = f"{base}/train"
+    places = {"whole": base, "train": train, "first": f"{train}/batch_0000.h5", "dataset": f"{train}/dataset_0"}
     line = _LINES[format_].format(**{k: json.dumps(v, ensure_ascii=False) for k, v in places.items()})
     return line if encoding != "tensors" else line.removesuffix(")") + ", allow_unsafe_types=True)"

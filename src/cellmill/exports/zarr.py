@@ -1,0 +1,235 @@
+"""``zarr``: shuffled collections of sharded AnnData, as annbatch, anndata and zarr read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
+from cellmill.exports.obs_table import ObsTable
+from cellmill.exports.spec import ExportSpec
+from cellmill.spec import Column, PositiveInt, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    from cellmill.config import Dataset
+    from cellmill.exports.rows import Header
+
+COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
+"""By this annbatch (0.1 and later) knows that rows are shuffled already."""
+THREADS = 2
+
+
+class ZarrCounts(Spec, ExportSpec):
+    """Counts as sharded CSR in AnnData stores of zarr version 3, one shuffled collection per split."""
+
+    kind: Literal["counts"] = "counts"
+    columns: list[Column] | None = None
+    """Obs columns to write; `null`: all that the dataset keeps."""
+    cells_per_dataset: PositiveInt = 1 << 20
+    """Cells in each `dataset_<i>`; the obs table of one is in memory at once."""
+    values_per_chunk: PositiveInt = 1 << 16
+    """Stored values that are decoded together: 44 cells of 1,500 values by default."""
+    chunks_per_shard: PositiveInt = 1 << 11
+    """Chunks in one file: a few hundred megabytes by default."""
+
+    @property
+    def with_counts(self) -> bool:
+        return True
+
+    def problems(self, dataset: Dataset) -> list[str]:
+        return [
+            f"zarr takes '/' for a group, so the column '{column}' has no place there; rename it."
+            for column in (dataset.kept_columns if self.columns is None else self.columns)
+            if "/" in column
+        ]
+
+
+def write(
+    out: Path,
+    header: Header,
+    rows: Iterable[tuple[str, pa.RecordBatch]],
+    spec: ZarrCounts,
+    *,
+    vocabulary: dict[str, int] | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Write one collection per split and return what the manifest says of them.
+
+    Args:
+        out: an empty folder.
+        header: what is known before the first row; its counts type is the type of ``X/data``.
+        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts`` and the obs columns, split by split.
+        spec: the obs columns, and the sizes of datasets, chunks and shards.
+        vocabulary: not used, counts have none.
+
+    Raises:
+        CellmillError: where a count does not fit, a column is not there, or cells are missing.
+
+    The bytes depend on the rows alone, not on how they are cut into batches.
+    Obs columns wait in a Parquet file, because text is categorical, with the same categories in every dataset.
+    Memory: some batches, and the obs columns of one dataset.
+    """
+    import zarr
+
+    kinds = obs_columns(header, spec.columns, reserved=("cell_id", "_index"), export="zarr")
+    missing: Counter[str] = Counter()
+    splits: dict[str, list[dict[str, int]]] = {}
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="blosc") as pool, _quiet():
+        for split, batches in by_split(header, rows):
+            zarr.open_group(out / split, mode="w-", zarr_format=3, attributes=dict(COLLECTION))
+            obs = ObsTable(_waiting(out, split), columns=kinds)
+            splits[split] = []
+            writer: _Matrix | None = None
+            for batch in batches:
+                count_missing(missing, batch, kinds)
+                obs.add(batch)
+                offsets, genes, counts = checked_counts(batch, header)
+                start = 0
+                while start < batch.num_rows:
+                    if writer is None:
+                        writer = _Matrix(out / split / f"dataset_{len(splits[split])}", header, spec, pool)
+                    stop = min(batch.num_rows, start + spec.cells_per_dataset - writer.n_rows)
+                    lo, hi = offsets[start], offsets[stop]
+                    writer.append(offsets[start : stop + 1] - lo, genes[lo:hi], counts[lo:hi])
+                    start = stop
+                    if writer.n_rows == spec.cells_per_dataset:
+                        splits[split].append(writer.close())
+                        writer = None
+            if writer is not None:
+                splits[split].append(writer.close())
+            obs.close()
+        categories = {column: _categories(out, splits, column) for column, kind in kinds.items() if kind == "string"}
+        for split, datasets in splits.items():
+            _write_tables(out, split, datasets, header, categories)
+            _waiting(out, split).unlink()
+    return {
+        "genes": len(header.genes),
+        "counts_dtype": header.counts_dtype.name,
+        "columns": {"cell_id": "string"} | kinds,
+        "missing": dict(missing),
+        "missing_as": "null",
+        "splits": splits,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what anndata and zarr say of versions to come, which is nothing that a user of ours can do about."""
+    import warnings
+
+    import anndata
+
+    with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=3):
+        warnings.filterwarnings("ignore", message=".*autosharding", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
+        yield
+
+
+class _Matrix:
+    """``X`` of one dataset."""
+
+    def __init__(self, folder: Path, header: Header, spec: ZarrCounts, pool: ThreadPoolExecutor) -> None:
+        import numpy as np
+
+        from cellmill.matrix.zarr_writer import ShardedVector
+
+        self.folder, self.n_genes, self.n_rows = folder, len(header.genes), 0
+        sizes = {"chunk": spec.values_per_chunk, "shard": spec.values_per_chunk * spec.chunks_per_shard}
+        self._data = ShardedVector(folder / "X" / "data", header.counts_dtype, pool=pool, **sizes)
+        # int32, which scipy computes with; narrower ones compress no better.
+        self._indices = ShardedVector(folder / "X" / "indices", np.dtype(np.int32), pool=pool, **sizes)
+        self._indptr = [np.zeros(1, np.int64)]
+
+    def append(self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray) -> None:
+        """Add rows: offsets (n + 1, from 0), genes and counts."""
+        self._indptr.append(self._indptr[-1][-1] + offsets[1:])
+        self._data.append(counts)
+        self._indices.append(genes.astype("int32"))
+        self.n_rows += len(offsets) - 1
+
+    def close(self) -> dict[str, int]:
+        """Write what is left and all metadata of the matrix; its cells and stored values."""
+        import numpy as np
+        import zarr
+        from zarr.codecs import BloscCodec
+
+        root = zarr.open_group(
+            self.folder, mode="a", zarr_format=3, attributes={"encoding-type": "anndata", "encoding-version": "0.1.0"}
+        )
+        shape = [self.n_rows, self.n_genes]
+        encoding = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape}
+        group = root.create_group("X", attributes=encoding)
+        self._data.close(group, "data")
+        self._indices.close(group, "indices")
+        indptr = np.concatenate(self._indptr)
+        codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=8)
+        group.create_array("indptr", data=indptr, chunks=(min(len(indptr), 1 << 20),), compressors=codec)
+        return {"cells": self.n_rows, "values": self._data.n_values}
+
+
+def _waiting(out: Path, split: str) -> Path:
+    return out / f".{split}.obs.parquet"
+
+
+def _categories(out: Path, splits: Iterable[str], column: str) -> pd.Index:
+    """Every value of a text column over all splits, sorted."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for split in splits:
+        for batch in pq.ParquetFile(_waiting(out, split)).iter_batches(columns=[column]):
+            found.update(batch[column].unique().drop_null().to_pylist())
+    return pd.Index(sorted(found), dtype=object)
+
+
+def _write_tables(
+    out: Path, split: str, datasets: list[dict[str, int]], header: Header, categories: dict[str, pd.Index]
+) -> None:
+    """``obs``, ``var`` and the empty groups of every dataset, then the consolidated metadata."""
+    import anndata
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import zarr
+
+    var = header.genes[["gene_id", "gene_symbol"]].set_index("gene_id").fillna({"gene_symbol": ""})
+    with pq.ParquetFile(_waiting(out, split)) as file:
+        batches, left = file.iter_batches(), pa.Table.from_batches([], file.schema_arrow)
+        for i, dataset in enumerate(datasets):
+            while left.num_rows < dataset["cells"]:
+                left = pa.concat_tables([left, pa.Table.from_batches([next(batches)])])
+            table, left = left.slice(0, dataset["cells"]), left.slice(dataset["cells"])
+            root = zarr.open_group(out / split / f"dataset_{i}", mode="r+")
+            anndata.io.write_elem(root, "obs", _frame(table, categories))
+            anndata.io.write_elem(root, "var", var)
+            for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
+                anndata.io.write_elem(root, name, {})
+            zarr.consolidate_metadata(str(out / split / f"dataset_{i}"))
+    zarr.consolidate_metadata(str(out / split))
+
+
+def _frame(table: pa.Table, categories: dict[str, pd.Index]) -> pd.DataFrame:
+    """An obs table in pandas: text categorical, numbers with missing values nullable, fractions with NaN."""
+    import pandas as pd
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    for name in table.column_names[1:]:
+        values = table[name]
+        if name in categories:
+            columns[name] = pd.Categorical(values.to_pandas(), categories=categories[name])
+        elif values.null_count and values.type in nullable:
+            columns[name] = values.to_pandas(types_mapper=nullable.get).array
+        else:
+            columns[name] = values.to_numpy()
+    index = pd.Index(table["cell_id"].to_pylist(), dtype=object)
+    return pd.DataFrame(columns, index=index)

@@ -1,0 +1,5 @@
+"""Aligned rows to packed archives."""
+
+from cellmill import script
+
+script.run_export(snakemake)
