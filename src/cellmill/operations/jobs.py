@@ -71,12 +71,14 @@ def jobs(folder: Path) -> list[Job]:
 def error_in(log: Path) -> str:
     """The first sentence of the last error in a log; of a traceback its last line; empty where there is none."""
     lines = log.read_text(errors="replace").splitlines()
-    starts = [i for i, line in enumerate(lines) if (said := _LINE.match(line)) and said[1] == "ERROR"]
+    heads = [_LINE.match(line) for line in lines]
+    starts = [i for i, head in enumerate(heads) if head is not None and head[1] == "ERROR"]
     if not starts:
         return ""
-    said = [line for line in lines[starts[-1] :] if line.strip()]
-    first = said[0][_LINE.match(said[0]).end() :]  # type: ignore[union-attr]
-    return said[-1].strip() if first.startswith("Traceback") else first
+    head = heads[starts[-1]]
+    first = lines[starts[-1]][head.end() if head else 0 :]
+    rest = [line.strip() for line in lines[starts[-1] :] if line.strip()]
+    return rest[-1] if first.startswith("Traceback") else first
 
 
 def measured(folder: Path, dataset: str) -> Iterator[dict[str, Any]]:
