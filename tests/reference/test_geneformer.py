@@ -237,7 +237,7 @@ def test_a_vocabulary_of_many_tokens_is_encoded_as_a_small_one() -> None:
 def test_a_stored_zero_is_no_count() -> None:
     """As if it were not there, also where columns share a token."""
     counts = random_counts(30, 60, seed=4).astype(np.uint16)
-    stored = sp.csr_matrix((np.arange(1, 1801, dtype=np.uint16).reshape(30, 60)))
+    stored = sp.csr_matrix(np.arange(1, 1801, dtype=np.uint16).reshape(30, 60))
     stored.data[:] = counts.toarray()[stored.nonzero()]
     assert (stored.data == 0).any()
     vocabulary = Vocabulary({f"t{i}": i for i in range(50)}, np.arange(60, dtype=np.int32) % 50, np.ones(60), (), ())
