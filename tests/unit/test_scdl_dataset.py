@@ -447,6 +447,41 @@ def test_batches_are_the_rows_as_csr(archives: list[Path]) -> None:
     assert torch.cat(found).tolist() == expected.tolist()
 
 
+class _Neighbors(torch.utils.data.Dataset[int]):
+    """Indices of drawn neighbours."""
+
+    def __init__(self, cells: SingleCellMemMapDataset) -> None:
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> int:
+        return self.cells.sample_neighbor_index(2 + index % 6)
+
+
+def test_workers_draw_their_own_neighbours(neighbor_archive: Path) -> None:
+    """Others in each worker and epoch, and the same again with torch's seed."""
+    cells = SingleCellMemMapDataset(neighbor_archive, load_neighbors=True, neighbor_seed=1)
+    loader: Any = DataLoader(_Neighbors(cells), batch_size=20, num_workers=2)
+
+    def epochs() -> list[list[int]]:
+        torch.manual_seed(3)
+        return [batch.tolist() for _ in range(2) for batch in loader]
+
+    first = epochs()
+    assert len({tuple(batch) for batch in first}) == 4
+    assert epochs() == first
+
+
+def test_spawned_workers_open_the_archive_themselves(archives: list[Path]) -> None:
+    """What is sent to them is a path."""
+    dataset = SingleCellMemMapDataset(archives[2])
+    options: Any = {"num_workers": 1, "multiprocessing_context": "spawn", "collate_fn": list}
+    rows = [row for batch in DataLoader(dataset, batch_size=32, **options) for row in batch]
+    assert torch.cat(rows, dim=1)[0].tolist() == dataset.data.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"])
 def test_many_rows_are_the_rows(scratch: list[Path], dtype: str) -> None:
     """In every type of values."""

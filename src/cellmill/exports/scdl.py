@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from cellmill.errors import CellmillError
 from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
 from cellmill.exports.spec import ExportSpec
-from cellmill.scdl.archive import SCDL_VERSION
-from cellmill.scdl.writer import ArchiveWriter
 from cellmill.spec import Column, Spec
 
 if TYPE_CHECKING:
@@ -57,6 +55,8 @@ def write(
     The bytes depend on the rows alone, not on how they are cut into batches.
     Memory: one batch, and the obs columns of one row group.
     """
+    from cellmill.scdl.archive import SCDL_VERSION
+
     kinds = obs_columns(header, spec.columns, reserved=("cell_id",), export="scdl")
     missing: Counter[str] = Counter()
     splits: dict[str, Any] = {}
@@ -84,6 +84,8 @@ def _write_archive(
 ) -> dict[str, Any]:
     import numpy as np
     import pyarrow as pa
+
+    from cellmill.scdl.writer import ArchiveWriter
 
     archive.mkdir()
     columns_dtype = np.min_scalar_type(max(len(header.genes) - 1, 0))

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             done = {arguments.out: convert(sources, arguments.out, options, force=arguments.force)}
     except FileExistsError as error:
-        raise CellmillError(arguments.out, f"{error}", "") from error
+        where, _, found = str(error).partition(": ")
+        raise CellmillError(where, found, "") from error
     for folder, said in done.items():
         _show_archive(folder, said)
     return 0

@@ -250,7 +250,7 @@ def convert(
                 _add_neighbors(writer, source, first)
         if not writer.values:
             raise ScdlError(
-                out, "there is no value in any file, and SCDL cannot map an empty file.", "Nothing to write."
+                out, "there is no value in any file, and SCDL cannot map an empty file.", "Name other files."
             )
         neighbors, arrays = writer.neighbors, writer.close()
     return {

@@ -72,7 +72,7 @@ class SingleCellMemMapDataset(Dataset[torch.Tensor]):
         data_dtype: type of the values of ``h5ad_path``; ``None`` is float32, ``auto`` the smallest that holds them.
         data_dtype_tolerance: how far a value may move by that.
         use_X_not_raw: take ``X``, not ``raw``.
-        neighbor_seed: seed of the drawing of neighbours, which is another one in every worker; ``None``: of the system.
+        neighbor_seed: seed of the drawing of neighbours, in workers beside torch's own; ``None``: of the system.
     """
 
     _version = SCDL_VERSION
@@ -340,19 +340,19 @@ class SingleCellMemMapDataset(Dataset[torch.Tensor]):
             raise ValueError("Neighbor functionality was enabled but no neighbor data is available.")
         return int(cell_index)
 
+    def _of_cell(self, array: np.ndarray | None, cell_index: int) -> np.ndarray:
+        cell = self._cell(cell_index)
+        if array is None or self._neighbor_indptr is None:
+            return np.array([], int)
+        return array[int(self._neighbor_indptr[cell]) : int(self._neighbor_indptr[cell + 1])]
+
     def get_neighbor_indices_for_cell(self, cell_index: int) -> np.ndarray:
         """The neighbours of a cell; none where neighbours are not loaded."""
-        cell = self._cell(cell_index)
-        if self._neighbor_indptr is None or self._neighbor_indices is None:
-            return np.array([], int)
-        return self._neighbor_indices[int(self._neighbor_indptr[cell]) : int(self._neighbor_indptr[cell + 1])]
+        return self._of_cell(self._neighbor_indices, cell_index)
 
     def get_neighbor_weights_for_cell(self, cell_index: int) -> np.ndarray:
         """The weights of the neighbours of a cell; none where neighbours are not loaded."""
-        cell = self._cell(cell_index)
-        if self._neighbor_indptr is None or self._neighbor_data is None:
-            return np.array([], float)
-        return self._neighbor_data[int(self._neighbor_indptr[cell]) : int(self._neighbor_indptr[cell + 1])]
+        return self._of_cell(self._neighbor_data, cell_index)
 
     def sample_neighbor_index(self, cell_index: int) -> int:
         """One neighbour of a cell by the strategy; the cell itself where it has none, or none are loaded.
@@ -378,12 +378,11 @@ class SingleCellMemMapDataset(Dataset[torch.Tensor]):
         return int(self._rng().choice(neighbors, p=weights / total))
 
     def _rng(self) -> np.random.Generator:
-        """A generator of this process and worker."""
+        """A generator of this process; in a worker also of torch's seed for it, which is another one in each epoch."""
         info = get_worker_info()
-        key = (os.getpid(), -1 if info is None else info.id)
+        key = (os.getpid(), 0 if info is None else info.seed)
         if self._generator is None or self._generator[0] != key:
-            # Of one seed, every worker has its own numbers; without one, torch's seed of the worker differs by epoch.
-            seed = None if self.neighbor_seed is None else [self.neighbor_seed, key[1] + 1]
+            seed = None if self.neighbor_seed is None else [self.neighbor_seed, key[1]]
             self._generator = (key, np.random.default_rng(seed))
         return self._generator[1]
 
