@@ -68,10 +68,16 @@ def quality(who: str, path: Path) -> Callable[[], object]:
     return lambda: (stages.peer if who == "scanpy" else stages.ours)(path)
 
 
+def hf(who: str, path: Path) -> Callable[[], object]:
+    import hf as exports
+
+    return lambda: (exports.peer if who == "datasets" else exports.ours)(path)
+
+
 def main() -> int:
     name, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    run = {"read": read, "write": write, "quality": quality}[name](who, path)
-    if (name == "read" and who.startswith("ours")) or who.startswith("reading alone"):
+    run = {"read": read, "write": write, "quality": quality, "hf": hf}[name](who, path)
+    if (name in ("read", "hf") and who.startswith("ours")) or who.startswith("reading alone"):
         _compile()
     before = time.perf_counter()
     largest_job = run()

@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "read": ("ours, 1 thread", "ours, 2 threads", "anndata backed"),
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
+    "hf": ("ours", "datasets"),
     "scale": (),
 }
 """Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
