@@ -129,7 +129,14 @@ def mds(who: str, path: Path) -> Callable[[], object]:
     return exports.mds(who, path)
 
 
+def hf(who: str, path: Path) -> Callable[[], object]:
+    import hf as exports
+
+    return lambda: (exports.peer if who == "datasets" else exports.ours)(path)
+
+
 MEASUREMENTS = {
+    "hf": hf,
     "mds": mds,
     "read": read,
     "write": write,
@@ -143,7 +150,7 @@ MEASUREMENTS = {
 def main() -> int:
     name, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     run = MEASUREMENTS[name](who, path)
-    if (name == "read" and who.startswith("ours")) or who.startswith("reading alone"):
+    if (name in ("read", "hf") and who.startswith("ours")) or who.startswith("reading alone"):
         _compile()
     before = time.perf_counter()
     said = run()

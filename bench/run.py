@@ -29,6 +29,7 @@ MEASUREMENTS = {
         "ours, tensors, 1 thread",
         "MDSWriter, tensors",
     ),
+    "hf": ("ours", "datasets"),
     "scale": (),
     "load": (),
     "packed": (),
