@@ -24,6 +24,7 @@ from cellmill.contracts import (
     genes,
     ledger,
     manifest,
+    published,
     quality,
     splits,
     subset,
@@ -155,6 +156,13 @@ CASES = [
         lambda path: subset.write_subset(path, drawn(), {"found": 14}),
         lambda path: (subset.read_subset(path)[0].to_pylist(), subset.read_subset(path)[1]["found"]),
         (drawn().to_pylist(), 14),
+    ),
+    Case(
+        versions.PUBLISHED,
+        "x.json",
+        lambda path: published.write_export(path, {"repo": "lab/demo", "commit": "0" * 40}),
+        lambda path: published.read_export(path)["repo"],
+        "lab/demo",
     ),
     Case(
         versions.QUALITY,

@@ -191,6 +191,16 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path):
         published.read_parts(tmp_path / "t.tsv")
 
 
+@pytest.mark.parametrize("cut", [1, 60, 120])
+def test_a_table_that_is_cut_is_refused(parts: list[Path], tmp_path: Path, cut: int):
+    """A checksum that is half there is none."""
+    table = tmp_path / "t.tsv"
+    published.write_parts(table, [PublishedPart("0", "https://x/0.h5ad", 3, "0" * 64, "1" * 32)])
+    table.write_text(table.read_text()[: -1 - cut])
+    with pytest.raises(CellmillError, match=r"t\.tsv.*Publish again"):
+        published.read_parts(table)
+
+
 # --- Zenodo
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple, dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -23,6 +24,8 @@ class PublishedPart:
     md5: str
 
 
+_LINE = re.compile(r"([^\t]+)\t([^\t]+)\t(\d+)\t([0-9a-f]{64})\t([0-9a-f]{32})")
+_AGAIN = "Publish again: it is made anew."
 _HEAD = "\t".join(f.name for f in fields(PublishedPart))
 
 
@@ -39,14 +42,19 @@ def read_parts(path: str | PathLike[str]) -> list[PublishedPart]:
     Raises:
         CellmillError: not such a table, or of another version.
     """
-    lines = Path(path).read_text().splitlines()
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CellmillError(path, f"not readable ({error}).", _AGAIN) from error
     PUBLISHED.verify(path, lines[0].removeprefix("# ") if lines else None)
     if lines[1:2] != [_HEAD]:
-        raise CellmillError(path, f"expected the columns {_HEAD.split()}.", "Publish again: it is made anew.")
+        raise CellmillError(path, f"expected the columns {_HEAD.split()}.", _AGAIN)
     found = []
-    for line in lines[2:]:
-        part, address, size, sha256, md5 = line.split("\t")
-        found.append(PublishedPart(part, address, int(size), sha256, md5))
+    for number, line in enumerate(lines[2:], start=3):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise CellmillError(f"{path}, line {number}", "is no part with its checksums.", _AGAIN)
+        found.append(PublishedPart(match[1], match[2], int(match[3]), match[4], match[5]))
     return found
 
 

@@ -115,6 +115,7 @@ class _Hub:
     def __init__(self, repo: str, patience: Patience, *, dry_run: bool) -> None:
         try:
             import huggingface_hub
+            from huggingface_hub.utils.tqdm import disable_progress_bars
         except ImportError:
             raise CellmillError("huggingface_hub", "is not installed.", "Type: pip install huggingface_hub") from None
         self.repo, self._patience = repo, patience
@@ -132,7 +133,7 @@ class _Hub:
         # Its warnings name addresses that are signed for one upload.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         if not sys.stderr.isatty():
-            huggingface_hub.utils.disable_progress_bars()
+            disable_progress_bars()
         if token is not None and not self.offline:
             self._ask(self._api.whoami, "the login")
 
