@@ -482,6 +482,16 @@ def test_a_library_size_that_is_not_kept_is_named(root: Path) -> None:
     assert_said(problem, ".*columns.keep: tokenizer 'rank' takes the library size from 'n_counts', which is not kept.")
 
 
+def test_a_split_cannot_take_the_folder_of_the_metadata(root: Path) -> None:
+    """An HDF5 export has metadata/ beside its splits; others do not mind."""
+    split = {"split": {"fractions": {"train": 0.8, "metadata": 0.2}}}
+    load(root, {**HEART, **split})
+    (problem,) = problems(root, {**HEART, **split, "exports": ["hdf5/counts"]})
+    assert_said(
+        problem, ".*exports: hdf5/counts: a folder 'metadata' stands beside the splits; call that split other.*"
+    )
+
+
 def test_a_vocabulary_that_is_not_there_is_named(root: Path) -> None:
     """Before anything runs; only where the tokenizer is used."""
     config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": "mine.json"})
