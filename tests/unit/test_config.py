@@ -496,6 +496,16 @@ def test_geneformers_export_takes_ranked_genes_alone(root: Path) -> None:
         load(root, config=change(config, "exports.geneformer", {"cells": {"tokenizer": "other"}}))
 
 
+def test_a_split_cannot_take_the_folder_of_the_metadata(root: Path) -> None:
+    """An HDF5 export has metadata/ beside its splits; others do not mind."""
+    split = {"split": {"fractions": {"train": 0.8, "metadata": 0.2}}}
+    load(root, {**HEART, **split})
+    (problem,) = problems(root, {**HEART, **split, "exports": ["hdf5/counts"]})
+    assert_said(
+        problem, ".*exports: hdf5/counts: a folder 'metadata' stands beside the splits; call that split other.*"
+    )
+
+
 def test_a_vocabulary_that_is_not_there_is_named(root: Path) -> None:
     """Before anything runs; only where the tokenizer is used."""
     config = change(CONFIG, "tokenizers.tahoe", {"kind": "tahoe_x1", "vocabulary": "mine.json"})

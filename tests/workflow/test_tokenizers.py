@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
+from ..unit.export_rows import import_streaming
 from .project import Project
 
 KINDS = ("rank", "tahoe_x1", "scgpt", "binned", "log", "sentence")
@@ -33,7 +38,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Pr
             },
             "exports": {
                 "hf": {k: {"kind": "tokens", "tokenizer": k, "columns": ["bulk_labels"]} for k in KINDS},
-                "mds": {"binned": {"kind": "tokens", "tokenizer": "binned"}},
+                "mds": {"binned": {"kind": "tokens", "tokenizer": "binned"}},  # others are those of config.yaml
             },
         }
     )
@@ -45,7 +50,10 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Pr
 
 
 def _asked() -> dict[str, list[str]]:
-    exports = [*(f"hf/{k}" for k in KINDS), "hf/expression", "hf/sentences", "hf/pairs", "mds/binned"]
+    exports = [
+        *(f"hf/{k}" for k in KINDS),
+        *("hf/expression", "hf/sentences", "hf/pairs", "mds/binned", "mds/tahoe_x1", "mds/counts", "hdf5/hvg"),
+    ]
     return {"tokenizers": list(KINDS), "embedders": [], "exports": exports}
 
 
@@ -117,3 +125,56 @@ def test_tahoe_x1_has_the_counts_of_the_processed_cells(tokenized: Project) -> N
         assert (tahoe["genes"][0], tahoe["expressions"][0]) == (1, -2.0)
         assert dict(zip(tahoe["genes"][1:], tahoe["expressions"][1:], strict=True)) == expected
         assert set(scgpt["genes"][1:]) <= set(expected) and len(scgpt["genes"]) == min(4, len(expected) + 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of streaming itself
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files it leaves to the collector
+def test_mds_has_tensors_of_tokens_and_the_counts(tokenized: Project, tmp_path: Path, monkeypatch) -> None:
+    """StreamingDataset reads every cell that is not left out, and every cell with its counts."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    streaming = import_streaming()
+    base = tokenized.results("small")
+    stored = pq.read_table(base / "tokenized" / "tahoe_x1" / "0.parquet").to_pylist()
+    there = {row["cell_id"]: row for row in stored if not row["left_out"]}
+    processed = anndata.read_h5ad(base / "processed" / "0.h5ad")
+    names = json.loads((base / "mds" / "counts" / "genes.json").read_text())["gene_id"]
+    assert names == list(processed.var_names)
+
+    def cells(export: str) -> Iterator[dict]:
+        for split in tokenized.manifest("small", f"mds/{export}")["facts"]["splits"]:
+            remote, local = str(base / "mds" / export / split), str(tmp_path / export / split)
+            yield from streaming.StreamingDataset(remote=remote, local=local, batch_size=1, allow_unsafe_types=True)
+
+    seen = []
+    for cell in cells("tahoe_x1"):
+        row = there[cell["cell_id"]]
+        assert (cell["genes"].dtype, cell["expressions"].dtype) == (torch.int64, torch.float32)
+        assert cell["genes"].tolist() == row["genes"] and cell["expressions"].tolist() == row["expressions"]
+        seen.append(cell["cell_id"])
+    assert sorted(seen) == sorted(there)
+    seen = []
+    for cell in cells("counts"):
+        expected = processed[cell["cell_id"]].X
+        assert np.array_equal(cell["genes"], expected.indices) and np.array_equal(cell["counts"], expected.data)
+        seen.append(cell["cell_id"])
+    assert sorted(seen) == sorted(processed.obs_names)
+
+
+def test_hdf5_has_the_variable_genes(tokenized: Project) -> None:
+    """Dense, in the order of the gene space, and their ranks beside them as in genes.parquet."""
+    base = tokenized.results("small")
+    processed = anndata.read_h5ad(base / "processed" / "0.h5ad")
+    genes = pq.read_table(base / "genes" / "genes.parquet").to_pandas()
+    info = json.loads((base / "hdf5" / "hvg" / "hvg_info.json").read_text())
+    ranked = genes[genes["variable"]].sort_values("variable_rank")
+    assert info["hvg_names"] == ranked["gene_id"].tolist()
+    assert info["statistics"]["total_cells_analyzed"] == (processed.obs["split"] == "train").sum()
+    seen = []
+    for split in tokenized.manifest("small", "hdf5/hvg")["facts"]["splits"]:
+        with h5py.File(base / "hdf5" / "hvg" / split / "batch_0000.h5") as file:
+            ids, names = list(file["cell_ids"].asstr()[:]), file["genes"].asstr()[:]
+            assert np.array_equal(file["expression"][:], processed[ids, names].X.toarray())
+            assert np.array_equal(file["obs/umi_count"][:], np.asarray(processed[ids].X.sum(axis=1)).ravel())
+            assert list(names[info["hvg_indices"]]) == info["hvg_names"]
+        seen += ids
+    assert sorted(seen) == sorted(processed.obs_names)
