@@ -22,7 +22,10 @@ Export = HfExport | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts | Genefo
 
 
 class Exports(Spec):
-    """Every export by format and name; a dataset asks for one by its path, such as `hf/cells`."""
+    """Every export by format and name; a dataset asks for one by its path, such as `hf/cells`.
+
+    Cells of a split are shuffled in all of them, in the order of a hash of their id, the same whatever the parts.
+    """
 
     hf: dict[Name, Hf] = {}
     """Hugging Face datasets: `datasets.load_dataset("results/<dataset>/hf/<name>")`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
 from os import PathLike
@@ -75,8 +76,10 @@ def export(
     )
     tokens = vocabulary.read_tokens(vocabulary_file) if vocabulary_file is not None else None
     with replacing(Path(out).parent, directory=True) as folder:
-        with scratch(folder / "rows") as spill:
-            rows = ordered(parts, header=header, columns=columns, scratch=spill)
+        with (
+            scratch(folder / "rows") as spill,
+            closing(ordered(parts, header=header, columns=columns, scratch=spill)) as rows,
+        ):
             write = import_module(f"cellmill.exports.{format_}").write
             facts = write(folder, header, rows, spec, vocabulary=tokens, threads=threads)
         said = {

@@ -73,12 +73,16 @@ def write(
         archive.mkdir()
         writer = PackedWriter(archive, genes=header.genes, dtype=header.counts_dtype, rows_per_file=spec.cells_per_file)
         obs = ObsTable(archive / OBS, columns=kinds)
-        for batch in batches:
-            writer.append(*checked_counts(batch, header))
-            count_missing(missing, batch, kinds)
-            obs.add(batch)
-        obs.close()
-        about = writer.close()
+        try:
+            for batch in batches:
+                writer.append(*checked_counts(batch, header))
+                count_missing(missing, batch, kinds)
+                obs.add(batch)
+            obs.close()
+            about = writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
         size = sum(path.stat().st_size for path in archive.glob("*.cells"))
         splits[split] = {
             "cells": about["cells"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -87,7 +87,7 @@ def ordered(
     scratch: Path,
     bucket_bytes: int = BUCKET_BYTES,
     threads: int = 2,
-) -> Iterator[tuple[str, pa.RecordBatch]]:
+) -> Generator[tuple[str, pa.RecordBatch], None, None]:
     """All kept cells that no tokenizer leaves out, split by split, each split in the order of a hash of the cell id.
 
     That order is a shuffle, and the same for the same cells in any parts.
@@ -140,7 +140,7 @@ def _bytes(part: PartFiles, columns: tuple[str, ...]) -> int:
     from cellmill.contracts.counts import CountsPart
 
     with CountsPart(part.processed) as counts:
-        per_value = 6 if "counts" in columns else 0
+        per_value = counts.dtype.itemsize + (2 if counts.n_genes <= 1 << 16 else 4) if "counts" in columns else 0
         per_value += 4 * sum(c.startswith("tokens:") for c in columns)
         per_cell = 200 + 400 * sum(c.startswith("embedding:") for c in columns)
         return counts.n_values * per_value + counts.n_cells * per_cell

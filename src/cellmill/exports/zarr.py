@@ -86,25 +86,16 @@ def write(
         for split, batches in by_split(header, rows):
             zarr.open_group(out / split, mode="w-", zarr_format=3, attributes=dict(COLLECTION))
             obs = ObsTable(_waiting(out, split), columns=kinds)
-            splits[split] = []
-            writer: _Matrix | None = None
-            for batch in batches:
-                count_missing(missing, batch, kinds)
-                obs.add(batch)
-                offsets, genes, counts = checked_counts(batch, header)
-                start = 0
-                while start < batch.num_rows:
-                    if writer is None:
-                        writer = _Matrix(out / split / f"dataset_{len(splits[split])}", header, spec, pool)
-                    stop = min(batch.num_rows, start + spec.cells_per_dataset - writer.n_rows)
-                    lo, hi = offsets[start], offsets[stop]
-                    writer.append(offsets[start : stop + 1] - lo, genes[lo:hi], counts[lo:hi])
-                    start = stop
-                    if writer.n_rows == spec.cells_per_dataset:
-                        splits[split].append(writer.close())
-                        writer = None
-            if writer is not None:
-                splits[split].append(writer.close())
+            matrices = _Matrices(out / split, header, spec, pool)
+            try:
+                for batch in batches:
+                    count_missing(missing, batch, kinds)
+                    obs.add(batch)
+                    matrices.append(*checked_counts(batch, header))
+                splits[split] = matrices.close()
+            except BaseException:
+                matrices.abandon()
+                raise
             obs.close()
         categories = {column: _categories(out, splits, column) for column, kind in kinds.items() if kind == "string"}
         for split, datasets in splits.items():
@@ -133,6 +124,40 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+class _Matrices:
+    """``X`` of the datasets of a split, one after another."""
+
+    def __init__(self, folder: Path, header: Header, spec: ZarrCounts, pool: ThreadPoolExecutor) -> None:
+        self.folder, self.header, self.spec, self.pool = folder, header, spec, pool
+        self._done: list[dict[str, int]] = []
+        self._open: _Matrix | None = None
+
+    def append(self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray) -> None:
+        """Add rows: offsets (n + 1, from 0), genes and counts."""
+        start, n = 0, len(offsets) - 1
+        while start < n:
+            if self._open is None:
+                self._open = _Matrix(self.folder / f"dataset_{len(self._done)}", self.header, self.spec, self.pool)
+            stop = min(n, start + self.spec.cells_per_dataset - self._open.n_rows)
+            lo, hi = offsets[start], offsets[stop]
+            self._open.append(offsets[start : stop + 1] - lo, genes[lo:hi], counts[lo:hi])
+            start = stop
+            if self._open.n_rows == self.spec.cells_per_dataset:
+                self.close()
+
+    def close(self) -> list[dict[str, int]]:
+        """Finish the open dataset; what all of them hold."""
+        if self._open is not None:
+            self._done.append(self._open.close())
+            self._open = None
+        return self._done
+
+    def abandon(self) -> None:
+        """Close files without finishing, after an error."""
+        if self._open is not None:
+            self._open.abandon()
+
+
 class _Matrix:
     """``X`` of one dataset."""
 
@@ -154,6 +179,11 @@ class _Matrix:
         self._data.append(counts)
         self._indices.append(genes.astype("int32"))
         self.n_rows += len(offsets) - 1
+
+    def abandon(self) -> None:
+        """Close without finishing, after an error."""
+        self._data.abandon()
+        self._indices.abandon()
 
     def close(self) -> dict[str, int]:
         """Write what is left and all metadata of the matrix; its cells and stored values."""

@@ -6,6 +6,7 @@ all metadata is written by zarr itself.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -116,9 +117,10 @@ class ShardedVector:
         )
 
     def abandon(self) -> None:
-        """Close without finishing, after an error."""
-        if self._file is not None:
-            self._file.close()
+        """Close without finishing, after an error; the caller removes the folder."""
+        with contextlib.suppress(OSError):  # what is buffered may not fit a full disk
+            if self._file is not None:
+                self._file.close()
 
 
 def _compressed(values: np.ndarray) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -120,6 +121,12 @@ class PackedWriter:
         self._file.write(head.pack())
         self._file.close()
         self._file, self._index, self._words = None, [], HEAD_WORDS
+
+    def abandon(self) -> None:
+        """Close without finishing, after an error; the caller removes the folder."""
+        with contextlib.suppress(OSError):  # what is buffered may not fit a full disk
+            if self._file is not None:
+                self._file.close()
 
     def close(self) -> dict[str, Any]:
         """Write what is left, the gene table and ``archive.json``; return what that says."""
