@@ -85,7 +85,9 @@ def status(project: Project, datasets: list[str], *, folder: Path = Path()) -> s
 def stages(project: Project, dataset: str, mine: list[Job], folder: Path) -> Iterator[Stage]:
     """The stages of a dataset: its files that are there, of those it will have, and jobs that are not done."""
     for name, rules, files in _files(project, dataset):
-        states: Counter[str] = Counter(job.state for job in mine if job.rule in rules and job.state != "done" and _of(job, name))
+        states: Counter[str] = Counter(
+            job.state for job in mine if job.rule in rules and job.state != "done" and _of(job, name)
+        )
         yield Stage(name, sum((folder / file).exists() for file in files), len(files), states)
 
 
