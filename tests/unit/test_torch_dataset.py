@@ -36,7 +36,7 @@ def test_every_cell_comes_once_in_a_shuffled_epoch(format_: str, layout: str, ma
         counts = batch["counts"]
         assert counts.layout == (torch.sparse_csr if layout == "csr" else torch.strided)
         assert counts.dtype == torch.float32 and counts.shape[1] == 120
-        assert np.array_equal(counts.to_dense().numpy(), expected[batch["row"]])
+        assert np.array_equal(counts.to_dense().numpy(), expected[batch["row"].numpy()])
         seen += batch["row"].tolist()
     assert sorted(seen) == list(range(700))
 

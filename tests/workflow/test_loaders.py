@@ -35,8 +35,9 @@ def test_loaded_counts_are_the_processed_counts(format_: str, finished: Project,
         expected = processed[ids].X.toarray()
         assert np.array_equal(dataset[:].batch()["counts"].to_dense().numpy(), expected)
         for batch in CellStream(path, batch_size=32):
-            assert np.array_equal(batch["counts"].to_dense().numpy(), expected[batch["row"]])
-            seen += list(ids[batch["row"]])
+            rows = batch["row"].numpy()
+            assert np.array_equal(batch["counts"].to_dense().numpy(), expected[rows])
+            seen += list(ids[rows])
     assert sorted(seen) == sorted(processed.obs_names)
 
 
