@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from cellmill.errors import CellmillError
 from cellmill.torch import CellDataset, Counts, to_device
+from cellmill.torch.kernels import narrow
 
 from .loader_exports import COUNTS, Made, make_exports
 
@@ -35,7 +36,7 @@ def test_every_cell_comes_once_in_a_shuffled_epoch(format_: str, layout: str, ma
         counts = batch["counts"]
         assert counts.layout == (torch.sparse_csr if layout == "csr" else torch.strided)
         assert counts.dtype == torch.float32 and counts.shape[1] == 120
-        assert np.array_equal(counts.to_dense().numpy(), expected[batch["row"]])
+        assert np.array_equal(counts.to_dense().numpy(), expected[batch["row"].numpy()])
         seen += batch["row"].tolist()
     assert sorted(seen) == list(range(700))
 
@@ -150,6 +151,16 @@ def test_spawned_workers_get_the_path(made: Made):
     assert len(pickle.dumps(dataset)) < 1_000
     loader = DataLoader(dataset, batch_size=350, num_workers=1, multiprocessing_context="spawn")
     assert [batch["row"].tolist() for batch in loader] == [list(range(350)), list(range(350, 700))]
+
+
+@pytest.mark.parametrize(
+    ("columns", "fine"), [([0, 119], True), ([], True), ([120], False), ([-1, 3], False), ([1 << 20], False)]
+)
+def test_columns_outside_of_the_genes_are_seen(columns: list[int], fine: bool):
+    """Before anything is written to their place, also negative ones of a damaged file."""
+    out = np.empty(len(columns), np.int32)
+    assert narrow(np.array(columns, np.int32), 120, out) == fine
+    assert not fine or out.tolist() == columns
 
 
 def test_a_dataset_without_counts_is_refused(made: Made):

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from cellmill.contracts import tokens as token_files
+from cellmill.contracts.parquet import write as write_parquet
 from cellmill.contracts.tokens import list_field
+from cellmill.contracts.versions import VOCABULARY
 from cellmill.errors import CellmillError
 from cellmill.torch.obs import obs_column
 from cellmill.torch.stores import Blocks, open_store
@@ -177,7 +179,7 @@ def test_encodings_that_are_not_read_are_left_to_streaming(made: Made, tmp_path:
 
 
 def test_token_files_of_all_parts_are_one_table(tmp_path: Path):
-    """In the order of the parts; rows that the tokenizer leaves out are not there."""
+    """In the order of the parts; rows that the tokenizer leaves out are not there, nor is its vocabulary."""
     rng, expected = np.random.default_rng(0), []
     for part in ("b", "a"):
         lengths = rng.integers(0, 9, 2_100)
@@ -196,6 +198,8 @@ def test_token_files_of_all_parts_are_one_table(tmp_path: Path):
         facts = {"cells_left_out": {"train": int(out.sum())}}
         token_files.write(tmp_path / "tokenized" / "rank" / f"{part}.parquet", fields, pieces, facts)
         expected.append([row for row, gone in zip(ids, out, strict=True) if not gone])
+    vocabulary = pa.table({"token_id": [1]})
+    write_parquet(tmp_path / "tokenized" / "rank" / "gene_tokens.parquet", vocabulary, VOCABULARY)
     store = open_store(tmp_path / "tokenized" / "rank")
     whole = expected[1] + expected[0]
     assert store.n_rows == len(whole) and "left_out" not in store.columns

@@ -59,7 +59,9 @@ def _packed(batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, list[di
             else:
                 where[name] = ("tensor", place(value))
         said.append(where)
-    flat = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(end, 1), device="cpu"))
+    # As torch's own collate function does in a worker.
+    shared = torch.UntypedStorage._new_shared(max(end, 1), device="cpu")  # type: ignore[no-untyped-call]
+    flat = torch.empty(0, dtype=torch.uint8).set_(shared)
     for start, tensor in pieces:
         if tensor.nbytes:
             flat[start : start + tensor.nbytes] = tensor.view(-1).view(torch.uint8)
@@ -77,8 +79,8 @@ def _unpacked(flat: torch.Tensor, said: list[dict[str, Any]], single: bool) -> B
         batch = Batch()
         for name, (kind, what, *shape) in where.items():
             if kind == "csr":
-                parts = [view(*place) for place in what]
-                batch[name] = torch.sparse_csr_tensor(*parts, size=shape[0], check_invariants=False)
+                crow, columns, values = (view(*place) for place in what)
+                batch[name] = torch.sparse_csr_tensor(crow, columns, values, size=shape[0], check_invariants=False)
             else:
                 batch[name] = view(*what) if kind == "tensor" else what
         batches.append(batch)

@@ -27,13 +27,12 @@ def gather(source: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.
 
 @numba.njit(cache=True, nogil=True)
 def narrow(columns: np.ndarray, n_genes: int, out: np.ndarray) -> bool:
-    """Unsigned columns as int32; false where one is no gene."""
-    largest = np.int64(-1)
+    """Columns as int32; false where one is no gene."""
+    largest = np.uint64(0)
     for j in range(len(columns)):
-        column = np.int64(columns[j])
-        largest = max(largest, column)
-        out[j] = column
-    return largest < n_genes
+        largest = max(largest, np.uint64(np.int64(columns[j])))  # a negative one is the largest of all
+        out[j] = columns[j]
+    return bool(len(columns) == 0 or largest < np.uint64(n_genes))
 
 
 @numba.njit(cache=True, nogil=True)

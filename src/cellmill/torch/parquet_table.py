@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
@@ -12,19 +13,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cellmill.contracts.versions import TOKENS
 from cellmill.errors import CellmillError, nearest
 from cellmill.torch.obs import ObsColumn, obs_column
 from cellmill.torch.stores import Blocks, blocks_kept, by_block
 
-TOKENIZED = b"tokens "
-"""How the contract of a token file begins."""
-
 
 def open_parquet(path: Path) -> ParquetTable:
     """A split of an ``hf`` export; or a token file, or a folder of them (all parts of a tokenizer)."""
-    files = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
-    said = (pq.read_metadata(files[0]).metadata or {}).get(b"cellmill", b"")
-    return (TokenFiles if b'"contract": "' + TOKENIZED in said else ParquetTable)(path)
+    return (TokenFiles if any(map(_has_tokens, _files(path))) else ParquetTable)(path)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
+
+
+def _has_tokens(file: Path) -> bool:
+    """Whether this is a token file: the vocabulary of a tokenizer stands beside them."""
+    said = json.loads((pq.read_metadata(file).metadata or {}).get(b"cellmill", b"{}"))
+    return str(said.get("contract")).startswith(f"{TOKENS.name} ")
 
 
 class ParquetTable:
@@ -35,7 +42,7 @@ class ParquetTable:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
-        self._files = [self.path] if self.path.suffix == ".parquet" else sorted(self.path.glob("*.parquet"))
+        self._files = self._list()
         self._groups: list[tuple[int, int]] = []
         sizes = [0]
         for number, name in enumerate(self._files):
@@ -48,6 +55,9 @@ class ParquetTable:
         self.n_rows = int(self._starts[-1])
         self.block_rows = max(sizes[1:], default=1) or 1
         self._blocks: dict[tuple[str, ...], Blocks[pa.Table]] = {}
+
+    def _list(self) -> list[Path]:
+        return _files(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
@@ -97,7 +107,6 @@ class TokenFiles(ParquetTable):
 
     def __init__(self, path: str | PathLike[str]) -> None:
         from cellmill.contracts import parquet
-        from cellmill.contracts.versions import TOKENS
 
         super().__init__(path)
         facts = []
@@ -111,6 +120,9 @@ class TokenFiles(ParquetTable):
             left_out = [pq.read_table(f, columns=["left_out"])["left_out"].to_numpy() for f in self._files]
             self._present = np.flatnonzero(~np.concatenate(left_out))
             self.n_rows = len(self._present)
+
+    def _list(self) -> list[Path]:
+        return [file for file in super()._list() if _has_tokens(file)]
 
     def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
         if self._present is not None and len(rows):
