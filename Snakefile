@@ -26,4 +26,4 @@ localrules:
 
 rule all:
     input:
-        everything,
+        everything(),
