@@ -1,8 +1,9 @@
-"""``cellmill``: what was made, whether it is as it was written, and vocabularies by hand."""
+"""``cellmill``: what will be made, what was made, whether it is as it was written, and vocabularies by hand."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _summary(arguments.datasets, arguments.results)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
+        if arguments.command == "plan":
+            return _plan(arguments.datasets, arguments.cores)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
@@ -50,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="an export, such as results/pbmc68k/hf/cells (default: the configuration)",
     )
+    plan = commands.add_parser("plan", help="cells, download, disk and estimated cost, before anything is fetched")
+    plan.add_argument("datasets", nargs="+", metavar="DATASET", help="a file of config/datasets/, without .yaml")
+    plan.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="default: those of this machine")
     vocabularies.add_parser(commands)
     return parser
 
@@ -83,6 +89,16 @@ def _check_exports(paths: Iterable[str]) -> int:
                 f"{path}: {len(said['files']):,} files, {sum(said['splits'].values()):,} cells, as they were written."
             )
     return status
+
+
+# --- plan
+
+
+def _plan(datasets: Sequence[str], cores: int) -> int:
+    from cellmill.sources.estimate import describe
+
+    print("\n\n".join(describe(dataset, cores=max(1, cores)) for dataset in datasets))
+    return 0
 
 
 # --- summary

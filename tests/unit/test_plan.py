@@ -315,6 +315,9 @@ def test_files_of_a_pattern_are_bundled_and_sliced(tmp_path: Path, monkeypatch: 
         ("0002", "large", 100, (100, 200)),
         ("0003", "large", 50, (200, 250)),
     ]
+    wide = plan_dataset(Files(glob=["data/*.h5ad"], slice=100), "plan.tsv", mirror=None)
+    assert wide.parts.keys() == plan.parts.keys()
+
     assert plan.facts["cells"] == 320
 
 

@@ -76,16 +76,17 @@ def read_catalogue(source: Source, place: Path, mirror: Path | None) -> Catalogu
 def bundle(members: Sequence[Member], part_cells: int) -> list[Member]:
     """Give every member a part, in their order: a part is full where the next member would exceed ``part_cells``.
 
-    Members whose part is given keep it; one whose cells are not known is a part of its own.
+    Members whose part is given keep it; a slice, and one whose cells are not known, is a part of its own.
     More members at the end therefore change no part but the last.
     """
     if all(member.part for member in members):
         return list(members)
     numbers, number, filled = list[int](), -1, part_cells
     for member in members:
-        if member.cells is None or filled + member.cells > part_cells:
+        alone = member.cells is None or member.rows is not None
+        if alone or filled + (member.cells or 0) > part_cells:
             number, filled = number + 1, 0
-        filled += part_cells if member.cells is None else member.cells
+        filled += part_cells if alone else member.cells or 0
         numbers.append(number)
     width = max(4, len(str(number)))
     return [replace(member, part=f"{n:0{width}d}") for member, n in zip(members, numbers, strict=True)]
@@ -119,7 +120,7 @@ def _of_files(source: Files) -> Catalogue:
         members = [Member("", name, path) for name, path in source.files.items()]
         sums = source.sha256
         members = [replace(m, checksum=f"sha256:{sums[m.name]}" if m.name in sums else None) for m in members]
-    members = sorted((_measured(m) for m in members), key=lambda m: m.name)
+    members = sorted((measured(m) for m in members), key=lambda m: m.name)
     return Catalogue([s for member in members for s in sliced(member, source.slice)], {"files": len(members)})
 
 
@@ -145,7 +146,7 @@ def _found(patterns: Iterable[str]) -> list[Member]:
     return list(found.values())
 
 
-def _measured(member: Member) -> Member:
+def measured(member: Member) -> Member:
     """The member with its size, and the cells of an h5ad file, where it is local and these are not known."""
     path = Path(member.address)
     if is_address(member.address):
