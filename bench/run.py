@@ -19,14 +19,16 @@ MEASUREMENTS = {
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
     "scale": (),
+    "plan": (),
 }
-"""Name: who is measured, the last is the peer; `scale` has none, and says of each rule what it takes."""
+"""Name: who is measured, the last is the peer; `scale` and `plan` have none, and say what each step takes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; default: all")
     parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--samples", type=int, default=30_000, help="of plan: samples of about 8,000 cells")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--everything", action="store_true", help="of scale: tokens, embeddings, exports and report, too"
@@ -39,6 +41,8 @@ def main() -> int:
     for name in asked.names or MEASUREMENTS:
         if name == "scale":
             _scale(asked.cells, everything=asked.everything)
+        elif name == "plan":
+            _plan(asked.samples, everything=asked.everything)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -52,6 +56,13 @@ def _scale(cells: int, *, everything: bool) -> None:
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"\nscale: {cells:,} cells, {size:,.0f} MB gzip h5ad in {len(paths)} files; one run")
     print(table(paths, cells=cells, everything=everything))
+
+
+def _plan(samples: int, *, everything: bool) -> None:
+    from plan import table
+
+    print(f"\nplan: {samples:,} samples; one run")
+    print(table(samples, everything=everything))
 
 
 def _versions() -> str:

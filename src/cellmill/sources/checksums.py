@@ -48,7 +48,7 @@ def _new(kind: str) -> _Hash:
             raise CellmillError(
                 "checksum crc32c", "google-crc32c is not installed.", "Type: pip install 'cellmill[cloud]'"
             ) from None
-        crc: _Hash = google_crc32c.Checksum()
+        crc: _Hash = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
         return crc
     return hashlib.new(kind)
 
