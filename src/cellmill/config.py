@@ -22,6 +22,7 @@ from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import ScBaseCount, Source
 from cellmill.sources.download import Download
+from cellmill.sources.files import RESERVED_PARTS
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -30,8 +31,6 @@ from cellmill.vocabularies.spec import BuildVocabulary
 
 CONFIG_FILE = "config/config.yaml"
 DATASET_FOLDER = "config/datasets"
-RESERVED_PARTS = frozenset({"duplicates", "splits", "ledger"})
-"""Names that no part may have."""
 
 
 class Columns(Spec):

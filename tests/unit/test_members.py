@@ -343,6 +343,9 @@ def test_a_mirror_with_the_folders_of_the_store_is_asked_first(store: Store, mad
     store.seen.clear()
     found, said = retrieve(ScBaseCount(), tmp_path, "0000", mirror=mirror)
     assert store.seen == [] and {m["origin"] for m in said["members"]} == {"mirror"} and found.n_obs
+    plan = plan_dataset(ScBaseCount(), tmp_path / "plan.tsv", mirror=mirror)
+    assert store.seen == [] and [m.name for m in plan.members] == [m.name for m in members]
+    assert all((m.checksum or "").startswith("sha256:") for m in plan.members)
     store.objects.clear()
     write_plan(tmp_path / "plan.tsv", [replace(members[0], checksum="crc32c:AAAAAA==")], {})
     with pytest.raises(CellmillError, match="this file of the mirror has the checksum"):

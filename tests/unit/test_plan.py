@@ -359,6 +359,7 @@ def test_a_table_of_files_is_the_plan(tmp_path: Path, monkeypatch: pytest.Monkey
         ("address\na/x.h5ad\nb/x.h5ad\n", "line 3.*'x' is the name of line 2, too"),
         ("address\tpart\na.h5ad\tp\nb.h5ad\t\n", "1 of 2 files have no part, the first of them 'b'"),
         ("address\tpart\na.h5ad\t../p\n", "no part can be called '../p'"),
+        ("address\tpart\na.h5ad\tsplits\n", "no part can be called 'splits'"),
         ("address\tmember\na.h5ad\t.hidden\n", "no file can be called '.hidden'"),
         ("address\n", "it names no file"),
     ],

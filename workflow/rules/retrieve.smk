@@ -40,7 +40,7 @@ checkpoint plan_dataset:
     wildcard_constraints:
         dataset=planned_datasets(),
     conda:
-        "../envs/core.yaml"
+        "../envs/sources.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
@@ -66,7 +66,7 @@ rule retrieve_part:
     wildcard_constraints:
         dataset=whole_datasets(),
     conda:
-        "../envs/core.yaml"
+        "../envs/sources.yaml"
     threads: 1
     resources:
         mem_mb=2000,

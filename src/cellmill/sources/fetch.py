@@ -96,8 +96,13 @@ class Traffic:
             with self._lock:
                 self._free_at = max(self._free_at, time.monotonic()) + n / self._rate
                 wait = self._free_at - time.monotonic()
-            self.stopped.wait(max(0.0, wait))
+            self.sleep(max(0.0, wait))
         if self.stopped.is_set():
+            raise StoppedError
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or raise ``StoppedError`` as soon as the job is to end."""
+        if self.stopped.wait(seconds):
             raise StoppedError
 
     @contextlib.contextmanager
@@ -491,8 +496,7 @@ def _download(request: _Request, part: _Part, patience: Patience) -> None:
                     f"with a {SUMS_FILE}, and name that folder as 'mirror' in config/config.yaml.",
                 )
             log.warning("%s: %s; next try in %.1f s", redacted(address), again.reason, wait)
-            if request.traffic.stopped.wait(wait):
-                raise StoppedError
+            request.traffic.sleep(wait)
             waited += wait
 
 
@@ -508,8 +512,8 @@ def _one_try(session: requests.Session, request: _Request, part: _Part) -> None:
         headers["Range"] = f"bytes={offset}-"
         if part.validator:
             headers["If-Range"] = part.validator
-    asked = door(address, project=request.project)
     try:
+        asked = door(address, project=request.project)
         response = session.get(asked.address, headers=headers | asked.headers, stream=True, timeout=request.timeout_s)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _AgainError(_reason(error)) from None

@@ -16,6 +16,8 @@ from cellmill.sources.checksums import is_checksum
 from cellmill.sources.stores import is_address
 from cellmill.spec import Name, PositiveInt, Spec
 
+RESERVED_PARTS = frozenset({"duplicates", "splits", "ledger"})
+"""Names that no part may have."""
 TABLE_COLUMNS = ("address", "member", "part", "cells", "bytes", "sha256", "checksum")
 
 
@@ -146,8 +148,12 @@ def _from_row(where: str, row: dict[str, str | None]) -> Member:
     address, part, checksum, sha256 = (row.get(c) for c in ("address", "part", "checksum", "sha256"))
     if address is None:
         raise CellmillError(where, "it has no address.", "Give a path or an address.")
-    if part is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part):
-        raise CellmillError(where, f"no part can be called '{part}'.", "Use letters, digits, - and _.")
+    if part in RESERVED_PARTS or (part is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part)):
+        raise CellmillError(
+            where,
+            f"no part can be called '{part}'.",
+            "Use letters, digits, - and _; not the name of a file of cellmill.",
+        )
     for column in ("cells", "bytes"):
         if not (row.get(column) or "0").isdecimal():
             raise CellmillError(where, f"{column} is '{row[column]}'.", "Give a whole number, or leave it empty.")

@@ -317,7 +317,7 @@ def _obs(tables: Sequence[pd.DataFrame], fetched: Sequence[Fetched]) -> pd.DataF
     added = {}
     for column, texts in columns.items():
         values = pd.Categorical([texts.get(i) for i in range(len(tables))])
-        added[column] = pd.Categorical.from_codes(values.codes[of], values.categories)
+        added[column] = values.take(of)
     return pd.concat([whole, pd.DataFrame(added, index=whole.index)], axis=1)
 
 

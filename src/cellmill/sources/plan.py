@@ -14,7 +14,7 @@ import h5py
 
 from cellmill.contracts.plan import Member, Plan, write_plan
 from cellmill.errors import CellmillError
-from cellmill.files import scratch
+from cellmill.files import inside, scratch
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.files import Files, checked_name, member_name, read_table, sliced
@@ -98,8 +98,10 @@ def _of_scbasecount(source: ScBaseCount, place: Path, mirror: Path | None) -> Ca
     if is_address(source.root):
         catalogue = place / "sample_metadata.parquet"
         fetch(source.catalogue_address, catalogue, sha256=None, mirror=mirror, project=source.requester_pays)
-        listed = folder(source.samples_folder, project=source.requester_pays)
-        files = {file.address.rsplit("/", 1)[-1]: (file.bytes, file.checksum) for file in listed}
+        files = {} if mirror is None else _mirrored(mirror, source.samples_folder)
+        if not files:
+            listed = folder(source.samples_folder, project=source.requester_pays)
+            files = {file.address.rsplit("/", 1)[-1]: (file.bytes, file.checksum) for file in listed}
     else:
         catalogue = Path(source.catalogue_address)
         files = {p.name: (p.stat().st_size, None) for p in Path(source.samples_folder).glob("*.h5ad")}
@@ -109,6 +111,20 @@ def _of_scbasecount(source: ScBaseCount, place: Path, mirror: Path | None) -> Ca
     if facts["without_file"]:
         log.warning("%d samples of the catalogue have no file and are left out", facts["without_file"])
     return Catalogue(members, facts)
+
+
+def _mirrored(mirror: Path, address: str) -> dict[str, tuple[int | None, str | None]]:
+    """Size and checksum of the files of a store's folder that a mirror has, by name: the store then is not asked."""
+    from cellmill.sources.fetch import SUMS_FILE, read_sums
+
+    prefix = address.partition("://")[2] + "/"
+    sums = read_sums(mirror / SUMS_FILE)
+    there = {name: inside(mirror, name) for name in sums if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): (path.stat().st_size, f"sha256:{sums[name]}")
+        for name, path in there.items()
+        if path.is_file()
+    }
 
 
 def _of_files(source: Files) -> Catalogue:

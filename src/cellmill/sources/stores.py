@@ -17,7 +17,7 @@ from cellmill.sources.checksums import of_listing
 
 SCHEMES = ("http", "https", "gs", "hf")
 _GOOGLE = "https://storage.googleapis.com"
-_LOGIN = Path(".config/gcloud/application_default_credentials.json")
+_LOGIN_FILE = Path(".config/gcloud/application_default_credentials.json")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def door(address: str, *, project: str | None = None) -> Door:
         name = quote(address.removeprefix(f"gs://{parts.netloc}/"), safe="")
         headers: dict[str, str] = {}
         if _has_google_login(project):
-            _google(project).credentials.apply(headers)
+            _login(_google(project), headers)
         return Door(f"{endpoint}/download/storage/v1/b/{parts.netloc}/o/{name}?alt=media{billed}", headers)
     if parts.scheme == "hf":
         kind, repository, revision, name = _hub(address)
@@ -70,6 +70,14 @@ def door(address: str, *, project: str | None = None) -> Door:
             {"Authorization": f"Bearer {token}"} if token else {},
         )
     return Door(address)
+
+
+def _login(filesystem: Any, headers: dict[str, str]) -> None:
+    try:
+        filesystem.credentials.apply(headers)
+    except Exception as error:  # google.auth has many, and comes with gcsfs
+        fix = "Type: gcloud auth application-default login"
+        raise CellmillError("gs://", f"the login to Google failed ({type(error).__name__}).", fix) from error
 
 
 def _endpoint() -> str | None:
@@ -92,7 +100,7 @@ def _has_google_login(project: str | None) -> bool:
     """Whether to log in: a login was made on this machine, or somebody must be billed."""
     if _endpoint():
         return False
-    return bool(project or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or (Path.home() / _LOGIN).is_file())
+    return bool(project or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or (Path.home() / _LOGIN_FILE).is_file())
 
 
 @lru_cache(maxsize=4)
@@ -105,7 +113,11 @@ def _google(project: str | None) -> Any:
         raise CellmillError("gs://", "gcsfs is not installed.", "Type: pip install 'cellmill[cloud]'") from None
     token = "google_default" if _has_google_login(project) else "anon"
     billed = {"project": project, "requester_pays": project} if project else {}
-    return GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, **billed)
+    try:
+        return GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, **billed)
+    except Exception as error:
+        fix = "Type: gcloud auth application-default login"
+        raise CellmillError("gs://", f"the login to Google failed ({type(error).__name__}).", fix) from error
 
 
 def _filesystem(address: str, project: str | None) -> Any:
