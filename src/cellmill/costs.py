@@ -30,6 +30,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Rules by stage. A rule that is not here, or not in ``costs.tsv``, was not measured."""
 
+OF_PARTS = frozenset({"retrieve_part", "measure_quality", "read_labels", "process_part", "measure_genes"})
+OF_PARTS |= {"tokenize_part", "measure_covariance", "embed_part"}
+"""Rules with a job for each part."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -61,17 +65,20 @@ class StageCost:
     per_dataset: float
 
 
-def estimate(project: Project, dataset: str, cells: int) -> list[StageCost]:
-    """What each stage of a dataset of so many cells is expected to take, by the measured cost per cell."""
-    times = _times(project, dataset)
+def estimate(project: Project, dataset: str, *, cells: int, parts: int) -> list[StageCost]:
+    """What each stage of a dataset of so many cells is expected to take, by the measured cost per cell.
+
+    A job takes no less than the start of its process: what ``assign_splits`` took, which has next to nothing to do.
+    """
+    times, start = _times(project, dataset), measured()["assign_splits"].seconds
     stages = []
     for stage, rules in STAGES.items():
         sums = {True: 0.0, False: 0.0}
         for rule in rules:
             cost = measured().get(rule)
             if cost is not None:
-                of_parts = rule.endswith("_part") or rule in ("measure_quality", "read_labels", "measure_genes")
-                sums[of_parts or rule == "measure_covariance"] += cost.per_million * cells / 1e6 * times.get(rule, 1)
+                least = start * (parts if rule in OF_PARTS else 1)
+                sums[rule in OF_PARTS] += max(cost.per_million * cells / 1e6, least) * times.get(rule, 1)
         stages.append(StageCost(stage, sums[True], sums[False]))
     return [s for s in stages if s.per_part or s.per_dataset]
 
@@ -87,6 +94,6 @@ def _times(project: Project, dataset: str) -> dict[str, float]:
         "tokenize_part": tokenizers,
         "measure_covariance": learning,
         "fit_pca": learning,
-        "embed_part": len(embedders) / 2,  # measured with hvg and pca
+        "embed_part": len(embedders) / 2,  # measured with two, hvg and pca
         **{f"export_{format_}": exports.count(format_) for format_ in ("hf", "mds", "hdf5", "scdl")},
     }

@@ -41,16 +41,23 @@ def test_every_stage_was_measured() -> None:
 def test_the_cost_of_what_was_measured_is_what_was_measured(repo: Path) -> None:
     """For as many cells and the same exports, the seconds that were printed; for ten times as many, ten times them."""
     project = load_project(root=repo)
-    stages = {s.stage: s for s in estimate(project, "pbmc68k", 200_000)}
+    stages = {s.stage: s for s in estimate(project, "pbmc68k", cells=2_000_000, parts=2)}
     cost = measured()
-    assert stages["retrieve"].per_part == pytest.approx(cost["retrieve_part"].per_million * 0.2)
-    assert stages["tokenize"].per_part == pytest.approx(cost["tokenize_part"].per_million * 0.2)
+    assert stages["retrieve"].per_part == pytest.approx(cost["retrieve_part"].per_million * 2)
+    assert stages["tokenize"].per_part == pytest.approx(cost["tokenize_part"].per_million * 2)
     embedding = cost["measure_covariance"].per_million + cost["embed_part"].per_million
-    assert stages["embed"].per_part == pytest.approx(embedding * 0.2)
-    assert stages["embed"].per_dataset == pytest.approx(cost["fit_pca"].per_million * 0.2)
+    assert stages["embed"].per_part == pytest.approx(embedding * 2)
+    assert stages["embed"].per_dataset == pytest.approx(cost["fit_pca"].per_million * 2)
     assert stages["export"].per_part == 0
     hf = cost["export_hf"].per_million * 2  # cells and multiplets
     others = sum(cost[f"export_{f}"].per_million for f in ("mds", "hdf5", "scdl"))
-    assert stages["export"].per_dataset == pytest.approx((hf + others) * 0.2)
-    more = {s.stage: s for s in estimate(project, "pbmc68k", 2_000_000)}
+    assert stages["export"].per_dataset == pytest.approx((hf + others) * 2)
+    more = {s.stage: s for s in estimate(project, "pbmc68k", cells=20_000_000, parts=2)}
     assert more["quality"].per_part == pytest.approx(10 * stages["quality"].per_part)
+
+
+def test_many_small_parts_cost_their_start(repo: Path) -> None:
+    """A thousand jobs of no cells are a thousand processes."""
+    project, start = load_project(root=repo), measured()["assign_splits"].seconds
+    stages = {s.stage: s for s in estimate(project, "pbmc68k", cells=1, parts=1_000)}
+    assert stages["retrieve"].per_part == 1_000 * start and stages["report"].per_dataset == 2 * start

@@ -395,7 +395,7 @@ def test_files_are_named_in_one_way(values: dict[str, Any], said: str) -> None:
     [
         ("none/*.h5ad", "it names no file"),
         ("*/x.h5ad", "'a/x.h5ad' and 'b/x.h5ad' have the same name"),
-        ("https://x.org/*.h5ad", "a web server does not list its files"),
+        ("https://x.org/*.h5ad", "its files cannot be listed here"),
     ],
 )
 def test_a_pattern_that_says_nothing_is_refused(

@@ -54,6 +54,14 @@ def test_a_file_of_the_hub_has_a_revision(address: str, path: str, monkeypatch: 
     assert door(address).headers == {"Authorization": "Bearer secret"}
 
 
+def test_a_file_of_amazons_store_is_asked_for_by_its_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a host of its own, or as a folder of another server."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert door("s3://bucket/a b/x.h5ad").address == "https://bucket.s3.amazonaws.com/a%20b/x.h5ad"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
+    assert door("s3://bucket/a b/x.h5ad").address == "http://127.0.0.1:9000/bucket/a%20b/x.h5ad"
+
+
 def test_an_address_that_names_no_file_of_the_hub_is_refused() -> None:
     """A repository is not a file."""
     with pytest.raises(CellmillError, match="this names no file of the Hub"):
@@ -107,12 +115,27 @@ def test_checksums_are_those_of_the_content(tmp_path: Path) -> None:
         ({"Repr-Digest": f"sha-256=:{base64.b64encode(bytes(32)).decode()}:"}, [f"sha256:{'00' * 32}"]),
         ({"X-Linked-Etag": f'"{"ab" * 32}"'}, [f"sha256:{'ab' * 32}"]),
         ({"X-Linked-Etag": '"of-a-small-file"', "ETag": '"abc"'}, []),
+        ({"ETag": f'"{"ab" * 16}"'}, []),
     ],
-    ids=["google", "unpacked on its way", "digest", "hub", "none"],
+    ids=["google", "unpacked", "digest", "hub", "small", "none"],
 )
 def test_what_a_server_publishes_is_read(headers: dict[str, str], said: list[str]) -> None:
     """In the forms of Google's store, of RFC 9530 and of the Hub."""
     assert published(headers) == said
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"ETag": f'"{"ab" * 16}"'}, [f"md5:{'ab' * 16}"]),
+        ({"ETag": f'"{"ab" * 16}-3"'}, []),
+        ({"ETag": f'"{"ab" * 16}"', "x-amz-server-side-encryption": "aws:kms"}, []),
+    ],
+    ids=["one piece", "pieces", "encrypted"],
+)
+def test_the_etag_of_amazons_store_is_an_md5_where_it_is_one(headers: dict[str, str], said: list[str]) -> None:
+    """Not of files that were sent in pieces, or are encrypted by a key."""
+    assert published(headers, etag_is_md5=True) == said
 
 
 @pytest.mark.parametrize(

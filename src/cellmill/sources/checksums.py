@@ -62,9 +62,10 @@ def differing(path: str | PathLike[str], expected: list[str]) -> tuple[str, str]
     return None
 
 
-def published(headers: Mapping[str, str]) -> list[str]:
+def published(headers: Mapping[str, str], *, etag_is_md5: bool = False) -> list[str]:
     """What the answer of a server says of the whole file it sends: ``x-goog-hash``, ``Repr-Digest``, ``X-Linked-Etag``.
 
+    Of Amazon's store the ``ETag`` is the md5 of files that were sent in one piece and are not encrypted by key.
     Of a file that Google's store unpacks on its way, the published checksums are of something else: none are given.
     """
     found = []
@@ -76,6 +77,8 @@ def published(headers: Mapping[str, str]) -> list[str]:
         kind, _, value = item.strip().partition("=")
         found.append(f"sha256:{_hex(value.strip(':'))}" if kind == "sha-256" else "")
     found.append(f"sha256:{headers.get('X-Linked-Etag', '').strip(chr(34))}")  # of large files on the Hugging Face Hub
+    if etag_is_md5 and "kms" not in headers.get("x-amz-server-side-encryption", ""):
+        found.append(f"md5:{headers.get('ETag', '').strip(chr(34))}")
     return [checksum for checksum in found if is_checksum(checksum)]
 
 

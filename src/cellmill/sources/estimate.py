@@ -148,7 +148,7 @@ def _cost(project: Project, dataset: str, cells: int | None, *, cores: int, part
         return ["  What it costs is not known, as its cells are not."]
     lines = [f"  {'stage':<18}{'core-hours':>12}  on {cores} cores"]
     wall = 0.0
-    for stage in estimate(project, dataset, cells):
+    for stage in estimate(project, dataset, cells=cells, parts=parts):
         seconds = stage.per_part / max(1, min(cores, parts)) + stage.per_dataset
         wall += seconds
         lines.append(f"  {stage.stage:<18}{(stage.per_part + stage.per_dataset) / 3600:>12.2f}  {_time(seconds)}")

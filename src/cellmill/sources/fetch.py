@@ -582,7 +582,8 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
     answers = [*(before.headers for before in response.history), response.headers]
-    sums = list(dict.fromkeys(checksum for headers in answers for checksum in published(headers)))
+    amazon = address.startswith("s3://")
+    sums = list(dict.fromkeys(c for headers in answers for c in published(headers, etag_is_md5=amazon)))
     part.restart(total=total, published=sums, **said)
     return total
 

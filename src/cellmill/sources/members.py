@@ -182,7 +182,7 @@ def combine(
                     with CountsFile(f.path, where, threads=threads, rounded=rounded) as file:
                         first, last = _rows(f, file)
                         columns = space.columns(file)
-                        for counts_ in _blocks(file, first, last, columns, len(var)):
+                        for counts_ in _blocks(file, (first, last), columns, len(var), _wanted(f, file.shape[0])):
                             writer.append(counts_)
                             counter.update(counts_.shape[0])
                         tables.append(file.obs.iloc[first:last])
@@ -237,12 +237,11 @@ def _rows(f: Fetched, file: CountsFile) -> tuple[int, int]:
     return first, last
 
 
-def _blocks(file: CountsFile, first: int, last: int, columns: np.ndarray | None, width: int) -> Iterator[sp.csr_matrix]:
-    """The counts of the rows from ``first`` up to ``last``, each gene in its column of the part."""
-    wanted = None
-    if (first, last) != (0, file.shape[0]):
-        wanted = np.zeros(file.shape[0], bool)
-        wanted[first:last] = True
+def _blocks(
+    file: CountsFile, rows: tuple[int, int], columns: np.ndarray | None, width: int, wanted: np.ndarray | None
+) -> Iterator[sp.csr_matrix]:
+    """The counts of the rows from the first up to the last, each gene in its column of the part."""
+    first, last = rows
     for block in file.blocks(wanted=wanted):
         lo, hi = max(first - block.start, 0), min(last - block.start, block.counts.shape[0])
         if hi <= lo:

@@ -1,4 +1,4 @@
-"""Object stores: the http(s) address behind ``gs://`` and ``hf://``, and what a folder there holds.
+"""Object stores: the http(s) address behind ``gs://``, ``hf://`` and ``s3://``, and what a folder there holds.
 
 Bytes always come over http(s) (``fetch``), which resumes, retries and verifies; listings and logins are fsspec's.
 """
@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from cellmill.errors import CellmillError
 from cellmill.sources.checksums import of_listing
 
-SCHEMES = ("http", "https", "gs", "hf")
+SCHEMES = ("http", "https", "gs", "hf", "s3")
 _GOOGLE = "https://storage.googleapis.com"
 _LOGIN_FILE = Path(".config/gcloud/application_default_credentials.json")
 
@@ -46,7 +46,8 @@ def door(address: str, *, project: str | None = None) -> Door:
     """The http(s) address of a file, and the headers of a login where there is one.
 
     ``gs://bucket/name`` becomes an address of Google Cloud Storage's JSON API (at ``STORAGE_EMULATOR_HOST``, where that
-    is set), ``hf://datasets/owner/name[@revision]/path`` one of the Hugging Face Hub (at ``HF_ENDPOINT``).
+    is set), ``hf://datasets/owner/name[@revision]/path`` one of the Hugging Face Hub (at ``HF_ENDPOINT``), and
+    ``s3://bucket/name`` one of Amazon's store (at ``AWS_ENDPOINT_URL``), which is asked without a login.
 
     Args:
         project: the Google Cloud project that is billed, for buckets whose requester pays.
@@ -69,6 +70,9 @@ def door(address: str, *, project: str | None = None) -> Door:
             f"{host}/{prefix}{repository}/resolve/{quote(revision, safe='')}/{quote(name)}",
             {"Authorization": f"Bearer {token}"} if token else {},
         )
+    if parts.scheme == "s3":
+        host, name = os.environ.get("AWS_ENDPOINT_URL", "").rstrip("/"), address.removeprefix(f"s3://{parts.netloc}/")
+        return Door(f"{f'{host}/{parts.netloc}' if host else f'https://{parts.netloc}.s3.amazonaws.com'}/{quote(name)}")
     return Door(address)
 
 
@@ -131,7 +135,7 @@ def _filesystem(address: str, project: str | None) -> Any:
                 "hf://", "huggingface_hub is not installed.", "Type: pip install 'cellmill[torch]'"
             ) from None
         return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), use_listings_cache=False)
-    raise CellmillError(address, "a web server does not list its files.", "Name them in a table (source.table).")
+    raise CellmillError(address, "its files cannot be listed here.", "Name them in a table (source.table).")
 
 
 def listing(pattern: str, *, project: str | None = None) -> list[Listed]:
