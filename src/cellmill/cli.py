@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return vocabularies.run(arguments)
         if arguments.command == "plan":
             return _plan(arguments.datasets, arguments.cores)
+        if arguments.command == "fetch":
+            return _fetch(arguments.datasets, arguments.only)
         return _check_exports(arguments.paths) if arguments.paths else _check_configuration()
     except CellmillError as error:
         print(error, file=sys.stderr)
@@ -56,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="cells, download, disk and estimated cost, before anything is fetched")
     plan.add_argument("datasets", nargs="+", metavar="DATASET", help="a file of config/datasets/, without .yaml")
     plan.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="default: those of this machine")
+    fetch = commands.add_parser("fetch", help="fill a mirror with the outside files of datasets, and do nothing else")
+    fetch.add_argument("datasets", nargs="+", metavar="DATASET", help="a file of config/datasets/, without .yaml")
+    fetch.add_argument("--only", required=True, metavar="FOLDER", help="the mirror: its files and their SHA256SUMS")
     vocabularies.add_parser(commands)
     return parser
 
@@ -98,6 +103,14 @@ def _plan(datasets: Sequence[str], cores: int) -> int:
     from cellmill.sources.estimate import describe
 
     print("\n\n".join(describe(dataset, cores=max(1, cores)) for dataset in datasets))
+    return 0
+
+
+def _fetch(datasets: Sequence[str], mirror: str) -> int:
+    from cellmill.config import load_datasets
+    from cellmill.sources.fill import fill_mirror
+
+    print(fill_mirror(load_datasets(datasets), Path(mirror)))
     return 0
 
 

@@ -386,6 +386,22 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
     return Project(config=config, datasets=datasets)
 
 
+def load_datasets(names: Sequence[str]) -> Project:
+    """The configuration of this folder with these datasets in place of its own.
+
+    Raises:
+        CellmillError: there is none here, or it has problems.
+    """
+    path = Path(CONFIG_FILE)
+    if not path.is_file():
+        raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
+    problems = list[str]()
+    values = _read_yaml(path, problems)
+    if problems:
+        raise ConfigError(problems)
+    return load_project({**values, "datasets": list(names)})
+
+
 def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]]) -> list[str]:
     from cellmill.contracts.counts import RESERVED_COLUMNS
 

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from cellmill.contracts.plan import Member, write_plan
 from cellmill.errors import CellmillError
 from cellmill.sources import Files, ScBaseCount
-from cellmill.sources import members as module
+from cellmill.sources import parallel as module
 from cellmill.sources.download import Download
 from cellmill.sources.fetch import Patience, Traffic
 from cellmill.sources.plan import plan_dataset
@@ -201,6 +201,19 @@ def test_a_file_with_fewer_rows_than_the_plan_takes_has_changed(tmp_path: Path) 
     write_plan(tmp_path / "plan.tsv", [Member("0000", "x", str(tmp_path / "x.h5ad"), rows=(0, 9))], {})
     with pytest.raises(CellmillError, match=r"5 cells, and the plan takes rows up to 9.*delete plan\.tsv"):
         retrieve(Files(table="plan.tsv"), tmp_path, "0000")
+
+
+def test_a_local_file_must_have_the_checksum_of_the_table(tmp_path: Path) -> None:
+    """As one that is fetched."""
+    sample("SRX1", 5).write_h5ad(tmp_path / "x.h5ad")
+    for checksum, said in (
+        ("md5:" + "0" * 32, "it has the checksum md5:"),
+        ("sha256:" + "0" * 64, "it has the checksum"),
+    ):
+        write_plan(tmp_path / "plan.tsv", [Member("0000", "x", str(tmp_path / "x.h5ad"), checksum=checksum)], {})
+        with pytest.raises(CellmillError, match=said):
+            retrieve(Files(table="plan.tsv"), tmp_path, "0000")
+    assert not (tmp_path / "raw" / "0000.h5ad").exists()
 
 
 def test_a_column_of_both_is_kept_twice(tmp_path: Path) -> None:

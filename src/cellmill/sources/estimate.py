@@ -6,10 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellmill.config import CONFIG_FILE, Project, load_project
+from cellmill.config import Project, load_datasets
 from cellmill.contracts.plan import Plan, plan_file, read_plan
 from cellmill.costs import OWN_BYTES_PER_BYTE, estimate
-from cellmill.errors import CellmillError
 from cellmill.files import format_bytes
 from cellmill.sources.stores import is_address
 
@@ -38,9 +37,7 @@ def describe(dataset: str, *, cores: int) -> str:
     Raises:
         CellmillError: no such dataset, or its catalogue cannot be read.
     """
-    if not Path(CONFIG_FILE).is_file():
-        raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
-    project = load_project({**_config(), "datasets": [dataset]})
+    project = load_datasets([dataset])
     spec = project.datasets[dataset]
     known = _planned(project, dataset) if spec.source.planned else _named(project, dataset)
     lines = [f"{dataset}: {spec.title}", f"  {known.said}", ""]
@@ -52,13 +49,6 @@ def describe(dataset: str, *, cores: int) -> str:
     cells = spec.subset.cells if spec.subset is not None else known.cells
     lines += ["", *_cost(project, dataset, cells, cores=cores, parts=known.parts)]
     return "\n".join(lines)
-
-
-def _config() -> dict[str, object]:
-    import yaml
-
-    loaded = yaml.safe_load(Path(CONFIG_FILE).read_text())
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _planned(project: Project, dataset: str) -> Known:

@@ -25,9 +25,10 @@ class Files(Spec):
     """h5ad (also `.h5ad.gz`), zarr, and 10x `.h5` or matrix folders, by exactly one of `files`, `glob` and `table`.
 
     A path is relative to the working folder; an address begins with `http://`, `https://`, `gs://`, `s3://` or
-    `hf://` (`hf://datasets/<owner>/<name>[@<revision>]/<path>`). At an address, a zarr store is a `.zarr.zip`, and a 10x
-    matrix folder a `.tar.gz`. `files` without `slice` is known before the first job: each is a part. With `glob`, `table` or
-    `slice`, a first job plans the parts (`plan.tsv`), and the ids of cells get the name of their file before them.
+    `hf://` (`hf://datasets/<owner>/<name>[@<revision>]/<path>`). At an address, a zarr store is a `.zarr.zip`, and a
+    10x matrix folder a `.tar.gz`. `files` without `slice` is known before the first job: each is a part. With `glob`,
+    `table` or `slice`, a first job plans the parts (`plan.tsv`), and the ids of cells get the name of their file before
+    them.
     """
 
     kind: Literal["files"] = "files"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -17,14 +15,16 @@ import scipy.sparse as sp
 
 from cellmill.contracts.plan import Member
 from cellmill.errors import CellmillError
-from cellmill.files import format_bytes, replacing
+from cellmill.files import replacing
 from cellmill.matrix.find import find_counts
 from cellmill.matrix.reader import CountsFile
 from cellmill.matrix.tables import storable
 from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
+from cellmill.sources.checksums import differing
 from cellmill.sources.download import Download
-from cellmill.sources.fetch import StoppedError, Traffic, fetch, redacted
+from cellmill.sources.fetch import redacted
+from cellmill.sources.parallel import Wanted, fetch_all, refuse_full_disk
 from cellmill.sources.stores import is_address
 
 log = logging.getLogger("cellmill")
@@ -47,67 +47,24 @@ class Fetched:
 def fetch_members(
     members: Sequence[Member], to: Path, *, mirror: Path | None, download: Download, project: str | None
 ) -> list[Fetched]:
-    """Bring the members of a part to the folder ``to``; those on this disk stay where they are.
+    """Bring the members of a part to the folder ``to``; those on this disk stay where they are, and are verified.
 
     What is whole is kept, so that another call goes on after it. The first failure stops all.
 
     Raises:
-        CellmillError: a full disk, or what ``fetch`` raises.
+        CellmillError: a full disk, another checksum than the plan has, or what ``fetch`` raises.
     """
-    remote = [m for m in members if is_address(m.address)]
-    paths = {m.address: to / _file_name(m) for m in remote}
-    there = sum(_size(paths[m.address]) for m in remote)
-    total = sum(m.bytes or 0 for m in remote)
+    remote = {m.address: Wanted(m.address, to / _file_name(m), m.checksum, m.bytes, project) for m in members}
+    remote = {address: wanted for address, wanted in remote.items() if is_address(address)}
+    needed = 2 * sum(w.bytes or 0 for w in remote.values()) - sum(w.there for w in remote.values())
     if remote:
-        to.mkdir(parents=True, exist_ok=True)
-        _refuse_full_disk(to, needed=2 * total - there, files=len(remote))
-    found: dict[str, dict[str, Any]] = {}
-    with (
-        progress(total or None, "B", f"{len(remote)} files") as counter,
-        progress(len(remote), "files", "fetching") as n,
-    ):
-        traffic = Traffic(download.bytes_per_s, counter)
-
-        def get(member: Member) -> None:
-            path = paths[member.address]
-            kind, _, value = (member.checksum or "").partition(":")
-            said = fetch(
-                member.address,
-                path,
-                sha256=value if kind == "sha256" else None,
-                checksum=member.checksum if kind not in ("", "sha256") else None,
-                size=member.bytes,
-                mirror=mirror,
-                patience=download.patience,
-                traffic=traffic,
-                project=project,
-            )
-            if said.origin == "present":
-                counter.update(said.bytes)
-            n.update(1)
-            found[member.address] = {"sha256": said.sha256, "bytes": said.bytes, "origin": said.origin}
-
-        with ThreadPoolExecutor(download.connections, thread_name_prefix="fetch") as pool:
-            tasks = [pool.submit(get, member) for member in remote]
-            try:
-                wait(tasks, return_when=FIRST_EXCEPTION)
-                if any(task.done() and task.exception() is not None for task in tasks):
-                    traffic.stopped.set()
-            except BaseException:
-                traffic.stopped.set()
-                raise
-            finally:
-                for task in tasks if traffic.stopped.is_set() else ():
-                    task.cancel()
-    failures = [e for task in tasks if not task.cancelled() and (e := task.exception()) is not None]
-    for error in sorted(failures, key=lambda e: isinstance(e, StoppedError)):
-        raise error
+        refuse_full_disk(to, needed=needed, what=f"{len(remote)} files and the part that is made of them")
+    said = fetch_all(list(remote.values()), mirror=mirror, download=download)
+    found = {f.address: {"sha256": f.sha256, "bytes": f.bytes, "origin": f.origin} for f in said}
     return [
-        Fetched(m, paths[m.address], {"address": redacted(m.address), **found[m.address]})
-        if m.address in paths
-        else Fetched(
-            m, Path(m.address), {"path": m.address, "sha256": _known_sha256(m), "bytes": _size(Path(m.address))}
-        )
+        Fetched(m, remote[m.address].path, {"address": redacted(m.address), **found[m.address]})
+        if m.address in remote
+        else Fetched(m, Path(m.address), _verified(m))
         for m in members
     ]
 
@@ -116,30 +73,27 @@ def _file_name(member: Member) -> str:
     """The file of a member: its name, and the ending of its address."""
     from cellmill.sources.retrieve import suffix_of
 
+    if not is_address(member.address):
+        return member.name
     return f"{member.name}{suffix_of(redacted(member.address), member.address.partition('?')[0])}"
 
 
-def _known_sha256(member: Member) -> str | None:
-    return member.checksum.partition(":")[2] if member.checksum and member.checksum.startswith("sha256:") else None
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, of what is there of it, or 0."""
-    for there in (path, path.with_name(f".{path.name}.part")):
-        if there.is_file():
-            return there.stat().st_size
-    return 0
-
-
-def _refuse_full_disk(folder: Path, *, needed: int, files: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise CellmillError(
-            folder,
-            f"{files} files and the part that is made of them need {format_bytes(needed)}, and {format_bytes(free)} "
-            "are free.",
-            "Free some space, point --directory at a larger disk, let fewer jobs run at once, or make parts smaller.",
-        )
+def _verified(member: Member) -> dict[str, Any]:
+    """What is known of a file on this disk; its checksum is compared once, with its first slice."""
+    path, checksum = Path(member.address), member.checksum
+    if checksum is not None and path.is_dir():
+        raise CellmillError(path, "a checksum of a folder.", "Give a file, or leave the checksum out.")
+    if checksum is not None and (member.rows is None or member.rows[0] == 0):
+        wrong = differing(path, [checksum])
+        if wrong is not None:
+            raise CellmillError(
+                path,
+                f"it has the checksum {wrong[1]}, expected {wrong[0]}.",
+                "Get the file again; if it was replaced on purpose, correct the checksum.",
+            )
+    sha256 = checksum.partition(":")[2] if checksum is not None and checksum.startswith("sha256:") else None
+    size = path.stat().st_size if path.is_file() else None
+    return {"path": member.address, "sha256": sha256, "bytes": size, "origin": "here"}
 
 
 # --- combine
