@@ -356,6 +356,14 @@ def test_a_mirror_with_the_folders_of_the_store_is_asked_first(store: Store, mad
     store.seen.clear()
     found, said = retrieve(ScBaseCount(), tmp_path, "0000", mirror=mirror)
     assert store.seen == [] and {m["origin"] for m in said["members"]} == {"mirror"} and found.n_obs
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"{members[0].name}.h5ad").write_bytes(b"of another release")
+    listed = f"{hashlib.sha256(b'of another release').hexdigest()}  {members[0].name}.h5ad\n"
+    (other / "SHA256SUMS").write_text(listed)
+    _, said = retrieve(ScBaseCount(), tmp_path, "0000", mirror=other)
+    assert {m["origin"] for m in said["members"]} == {"network"}
+    store.seen.clear()
     plan = plan_dataset(ScBaseCount(), tmp_path / "plan.tsv", mirror=mirror)
     assert store.seen == [] and [m.name for m in plan.members] == [m.name for m in members]
     assert all((m.checksum or "").startswith("sha256:") for m in plan.members)

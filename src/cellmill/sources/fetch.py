@@ -160,7 +160,7 @@ def fetch(
         if sha256 in (None, found):
             return FetchedFrom(address, found, to.stat().st_size, "present")
     traffic, part = traffic or Traffic(), _Part(to, address)
-    copy = _find_in_mirror(mirror, address, sha256, memory)
+    copy = _find_in_mirror(mirror, address, sha256, memory, by_name=not checksum)
     if copy is not None:
         path, listed = copy
         found = _copy(path, listed, to, memory, expected, traffic)
@@ -248,9 +248,9 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def _find_in_mirror(
-    mirror: Path | None, address: str, sha256: str | None, memory: _Record | None
+    mirror: Path | None, address: str, sha256: str | None, memory: _Record | None, *, by_name: bool
 ) -> tuple[Path, str] | None:
-    """The mirror's copy and its listed checksum: by checksum, or by name where no checksum is known."""
+    """The mirror's copy and its listed checksum: by sha256; where that is unknown by the whole address, or by name."""
     if mirror is None:
         return None
     sums = read_sums(Path(mirror) / SUMS_FILE)
@@ -259,7 +259,7 @@ def _find_in_mirror(
     if not found and sha256 is None:
         whole = redacted(address).partition("://")[2].removesuffix("?…")
         found = [whole] if whole in sums else []
-    if not found and sha256 is None:
+    if not found and sha256 is None and by_name:
         found = [name for name in sums if name.rsplit("/", 1)[-1] == file_name(address)]
         if len(found) > 1:
             raise CellmillError(
