@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -158,9 +159,11 @@ def test_the_checksum_of_a_listing_is_the_best_it_has(info: dict[str, object], s
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A large file as the Hub gives it: a redirect that names its sha256, to where the bytes are."""
+    """A large file as the Hub gives it: a redirect that names its sha256, to where the bytes are; and its listings."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/"):
+            return self.listing()
         if "/resolve/" in self.path:
             self.send_response(302)
             self.send_header("Location", "/bytes")
@@ -170,6 +173,29 @@ class Hub(BaseHTTPRequestHandler):
             return
         body = self.server.body  # type: ignore[attr-defined]
         self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def listing(self) -> None:
+        sha256 = hashlib.sha256(b"content").hexdigest()
+        folder = [{"type": "directory", "path": "a", "oid": "3" * 40, "size": 0}]
+        files = [
+            {
+                "type": "file",
+                "path": "a/x.h5ad",
+                "size": 7,
+                "oid": "1" * 40,
+                "lfs": {"oid": sha256, "size": 7, "pointerSize": 128},
+            },
+            {"type": "file", "path": "a/small.h5ad", "size": 3, "oid": "2" * 40},
+            {"type": "file", "path": "a/README.md", "size": 3, "oid": "2" * 40},
+        ]
+        of_root = self.path.partition("?")[0].endswith(("/tree/main", "/tree/v1"))
+        about = {"id": "own/name", "sha": "f" * 40, "private": False, "tags": [], "siblings": []}
+        body = json.dumps((folder if of_root else files) if "/tree/" in self.path else about).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -201,3 +227,15 @@ def test_a_file_of_the_hub_has_the_checksum_that_its_redirect_names(hub: Threadi
     with pytest.raises(CellmillError, match=r"has the checksum sha256:.*, expected sha256:"):
         fetch(address, tmp_path / "y", sha256=None, mirror=None, patience=HURRY)
     assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("revision", ["", "@v1"])
+def test_files_of_the_hub_are_found_by_pattern(hub: ThreadingHTTPServer, tmp_path: Path, revision: str) -> None:
+    """With size, and the sha256 of large files; what is found can be fetched."""
+    hub.body = b"content"  # type: ignore[attr-defined]
+    base = f"hf://datasets/own/name{revision}/a"
+    small, large = listing(f"{base}/*.h5ad")
+    assert (small.address, small.bytes, small.checksum) == (f"{base}/small.h5ad", 3, None)
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    assert (large.address, large.bytes, large.checksum) == (f"{base}/x.h5ad", 7, f"sha256:{sha256}")
+    assert fetch(large.address, tmp_path / "x", sha256=sha256, size=7, mirror=None).origin == "network"
