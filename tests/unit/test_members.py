@@ -402,11 +402,21 @@ def test_tables_of_different_columns_are_joined(tmp_path: Path) -> None:
     one.obs["age"] = [1, 2, 3, 4]
     two.obs["stage"] = pd.Categorical(["a", "b", "a"])
     two.obs["healthy"] = [True, False, True]
+    one.obs["empty"], two.obs["empty"] = pd.Categorical([None] * 4), pd.Categorical(["x", None, "y"])
+    one.obs["mixed"], two.obs["mixed"] = [1, 2, 3, 4], [True, False, True]
+    one.obs["score"], two.obs["score"] = [0.5, 1, 2, 3], [1, 2, 3]
+    one.obs["nullable"], two.obs["nullable"] = pd.array([1, None, 3, 4], "Int64"), [5, 6, 7]
+    one.obs["flag"], two.obs["flag"] = [True] * 4, [False] * 3
     local(tmp_path, one=one, two=two)
     found, _ = retrieve(Files(table="plan.tsv"), tmp_path, "0000")
     assert found.obs["age"].tolist()[:4] == [1, 2, 3, 4] and found.obs["age"].isna().sum() == 3
     assert found.obs["stage"].tolist()[4:] == ["a", "b", "a"] and found.obs["stage"].isna().sum() == 4
     assert found.obs["healthy"].tolist()[4:] == ["True", "False", "True"]
+    assert found.obs["empty"].isna().tolist() == [True] * 4 + [False, True, False]
+    assert found.obs["mixed"].tolist() == ["1", "2", "3", "4", "True", "False", "True"]
+    assert found.obs["score"].tolist() == [0.5, 1, 2, 3, 1, 2, 3]
+    assert found.obs["nullable"].fillna(-1).tolist() == [1, -1, 3, 4, 5, 6, 7]
+    assert found.obs["flag"].tolist() == [True] * 4 + [False] * 3 and found.obs["flag"].dtype == bool
 
 
 def test_members_are_sparse_whatever_they_were(tmp_path: Path) -> None:

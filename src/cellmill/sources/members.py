@@ -254,7 +254,7 @@ class _Genes:
 
 def _obs(tables: Sequence[pd.DataFrame], fetched: Sequence[Fetched]) -> pd.DataFrame:
     """The obs table of the part: those of its members, what the plan says of each, and ``member``."""
-    whole = pd.concat(tables, axis=0, join="outer") if len(tables) > 1 else tables[0].copy()
+    whole = _joined(tables) if len(tables) > 1 else tables[0].copy()
     of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     names = np.array([f.member.name for f in fetched], object)
     whole.index = pd.Index(names[of] + ":" + whole.index.astype(str).to_numpy(object))
@@ -272,6 +272,34 @@ def _obs(tables: Sequence[pd.DataFrame], fetched: Sequence[Fetched]) -> pd.DataF
         values = pd.Categorical([texts.get(i) for i in range(len(tables))])
         added[column] = values.take(of)
     return pd.concat([whole, pd.DataFrame(added, index=whole.index)], axis=1)
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of all tables: numbers stay numbers, missing ones as NaN; what else differs or is missing is text.
+
+    ``pandas.concat`` makes of a column what happens to be in it: truth with numbers becomes 0 and 1.
+    """
+    columns = {}
+    for name in dict.fromkeys(column for table in tables for column in table.columns):
+        pieces = [table[name] if name in table else pd.Series(None, table.index, object) for table in tables]
+        kinds = {_kind(table[name].dtype) for table in tables if name in table}
+        whole = all(name in table for table in tables)
+        if kinds == {"number"} or (kinds == {"truth"} and whole):
+            if whole and all(isinstance(p.dtype, np.dtype) for p in pieces):
+                columns[name] = np.concatenate([p.to_numpy() for p in pieces])
+            else:
+                columns[name] = np.concatenate([p.to_numpy(np.float64, na_value=np.nan) for p in pieces])
+        else:
+            texts = [p.astype(object).where(p.notna(), None).map(str, na_action="ignore") for p in pieces]
+            columns[name] = pd.Categorical(np.concatenate([t.to_numpy(object) for t in texts]))
+    index = pd.Index(np.concatenate([table.index.to_numpy(object) for table in tables]))
+    return pd.DataFrame(columns, index=index)
+
+
+def _kind(dtype: Any) -> str:
+    if pd.api.types.is_bool_dtype(dtype):
+        return "truth" if isinstance(dtype, np.dtype) else "text"
+    return "number" if pd.api.types.is_numeric_dtype(dtype) else "text"
 
 
 def _facts(f: Fetched, where: str, cells: int, lacking: int) -> dict[str, Any]:
