@@ -279,7 +279,7 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     ``pandas.concat`` makes of a column what happens to be in it: truth with numbers becomes 0 and 1.
     """
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in dict.fromkeys(column for table in tables for column in table.columns):
         pieces = [table[name] if name in table else pd.Series(None, table.index, object) for table in tables]
         kinds = {_kind(table[name].dtype) for table in tables if name in table}
@@ -290,10 +290,15 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             else:
                 columns[name] = np.concatenate([p.to_numpy(np.float64, na_value=np.nan) for p in pieces])
         else:
-            texts = [p.astype(object).where(p.notna(), None).map(str, na_action="ignore") for p in pieces]
-            columns[name] = pd.Categorical(np.concatenate([t.to_numpy(object) for t in texts]))
+            columns[name] = pd.Categorical(np.concatenate([_texts(piece) for piece in pieces]))
     index = pd.Index(np.concatenate([table.index.to_numpy(object) for table in tables]))
     return pd.DataFrame(columns, index=index)
+
+
+def _texts(values: pd.Series) -> np.ndarray:
+    """As text (cells,), None where one is missing."""
+    codes, found = pd.factorize(values)
+    return np.array([*map(str, found), None], object)[codes]
 
 
 def _kind(dtype: Any) -> str:
