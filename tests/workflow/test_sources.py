@@ -14,6 +14,7 @@ import pytest
 
 from cellmill.cli import main
 from cellmill.contracts.plan import Plan, read_plan
+from cellmill.contracts.subset import read_subset
 
 from ..unit.release import Release, release, sample
 from ..unit.store import Store, cut_at, damage, refuse, running
@@ -21,7 +22,7 @@ from .project import Project
 
 SOURCE = {"kind": "scbasecount", "cells": 500, "seed": 1, "part_cells": 320, "filters": []}
 QUALITY = {"mads": {}, "min_counts": 1}
-CONFIG = ["--config", 'datasets=["atlas","sliced"]']
+CONFIG = ["--config", 'datasets=["atlas","sliced","drawn"]']
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def write(project: Project, cells: int) -> None:
     project.write_dataset("atlas", title="Atlas", source=SOURCE | {"cells": cells}, columns=columns, **said)
     sliced = {"kind": "files", "files": {"large": "data/large.h5ad"}, "slice": 130}
     project.write_dataset("sliced", title="Sliced", source=sliced, counts="X", keep_raw=False, **said)
+    halves, subset = sliced | {"slice": 200}, {"cells": 110, "seed": 2}
+    project.write_dataset("drawn", title="Drawn", source=halves, subset=subset, counts="X", keep_raw=False, **said)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def raw(atlas: Atlas) -> dict[str, anndata.AnnData]:
 def test_a_dry_run_without_a_network_shows_the_plan_as_what_it_is(atlas: Atlas) -> None:
     """The plan, what comes after all parts, and no part."""
     stats = dict(line.split() for line in atlas.first.split("Job stats:")[1].splitlines() if len(line.split()) == 2)
-    assert stats["plan_dataset"] == "2" and stats["export_hf"] == "2"
+    assert stats["plan_dataset"] == "3" and stats["export_hf"] == "3"
     assert "retrieve_part" not in stats
     assert "The run involves checkpoint jobs" in atlas.first
 
@@ -112,6 +115,15 @@ def test_slices_cover_the_file_and_raw_files_that_are_not_kept_are_gone(atlas: A
     assert [s["members"][0]["rows"] for s in said] == [[0, 130], [130, 260], [260, 300]]
     assert list((folder / "raw").glob("*.h5ad")) == []
     assert sum(atlas.project.manifest("sliced", "hf/plain")["splits"].values()) == 300
+
+
+def test_a_subset_is_drawn_of_planned_parts(atlas: Atlas) -> None:
+    """Exactly so many cells of both slices; neither what was found nor what was drawn is kept."""
+    folder = atlas.project.results("drawn")
+    assert sum(atlas.project.manifest("drawn", "hf/plain")["splits"].values()) == 110
+    _, facts = read_subset(folder / "raw" / "subset.parquet")
+    assert (facts["found"], facts["drawn"]) == (300, 110)
+    assert [*(folder / "raw").glob("*.h5ad"), *(folder / "found").glob("*.h5ad")] == []
 
 
 def test_a_larger_draw_fetches_what_is_new_alone(atlas: Atlas, capsys: pytest.CaptureFixture[str]) -> None:
