@@ -74,13 +74,19 @@ def write_plan(path: str | PathLike[str], members: Iterable[Member], facts: dict
 
 def read_plan(path: str | PathLike[str]) -> Plan:
     """Read a plan; another kind, version, or a table that is not whole is refused."""
-    status = stat(path)
-    return _read(str(path), status.st_mtime_ns, status.st_size)
+    try:
+        status = stat(path)
+        return _read(str(path), status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError) as error:
+        raise CellmillError(path, f"not readable as a plan ({error}).", _AGAIN) from error
 
 
 @lru_cache(maxsize=64)
 def _read(path: str, _changed: int, _size: int) -> Plan:
     with open(path, newline="", encoding="utf-8") as stream:
+        if not stream.read().endswith("\n"):
+            raise CellmillError(path, "it ends in the middle of a line.", _AGAIN)
+        stream.seek(0)
         try:
             facts: dict[str, Any] = json.loads(stream.readline().removeprefix("# "))
             contract = facts.pop("contract", None)
