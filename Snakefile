@@ -27,4 +27,4 @@ localrules:
 
 rule all:
     input:
-        everything,
+        everything(),

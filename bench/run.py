@@ -34,6 +34,7 @@ MEASUREMENTS = {
     "load": (),
     "packed": (),
     "disk": (),
+    "plan": (),
 }
 """Name: who is measured, the last is the peer; those without one have tables of their own."""
 
@@ -42,6 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; default: all")
     parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--samples", type=int, default=30_000, help="of plan: samples of about 8,000 cells")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--everything", action="store_true", help="of scale: tokens, embeddings, exports and report, too"
@@ -62,6 +64,8 @@ def main() -> int:
             _packed(asked.cells, asked.runs)
         elif name == "disk":
             _disk(asked.cells)
+        elif name == "plan":
+            _plan(asked.samples, everything=asked.everything)
         else:
             _table(name, asked.cells, asked.runs)
     return 0
@@ -135,6 +139,13 @@ def _disk(cells: int) -> None:
     paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
     print(f"\ndisk: {cells:,} cells in {len(paths)} files, every export of config/config.yaml; one run")
     print(table(paths, cells=cells))
+
+
+def _plan(samples: int, *, everything: bool) -> None:
+    from plan import table
+
+    print(f"\nplan: {samples:,} samples; one run")
+    print(table(samples, everything=everything))
 
 
 def _versions() -> str:

@@ -1,8 +1,9 @@
-"""``cellmill``: what was made, whether it is as it was written; publishing, vocabularies and archives by hand."""
+"""``cellmill``: what will be made and what was made; publishing, vocabularies and archives by hand."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _status(arguments.datasets)
         if arguments.command == "vocab":
             return vocabularies.run(arguments)
+        if arguments.command == "plan":
+            return _plan(arguments.datasets, arguments.cores)
+        if arguments.command == "fetch":
+            return _fetch(arguments.datasets, arguments.only)
         if arguments.command == "convert":
             return archives.run(arguments)
         if arguments.command == "publish":
@@ -66,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--files-only", action="store_true", help="of exports compare sizes and checksums alone")
     publishing.add_parser(commands)
+    plan = commands.add_parser("plan", help="cells, download, disk and estimated cost, before anything is fetched")
+    plan.add_argument("datasets", nargs="+", metavar="DATASET", help="a file of config/datasets/, without .yaml")
+    plan.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="default: those of this machine")
+    fetch = commands.add_parser("fetch", help="fill a mirror with the outside files of datasets, and do nothing else")
+    fetch.add_argument("datasets", nargs="+", metavar="DATASET", help="a file of config/datasets/, without .yaml")
+    fetch.add_argument("--only", required=True, metavar="FOLDER", help="the mirror: its files and their SHA256SUMS")
     vocabularies.add_parser(commands)
     archives.add_parser(commands)
     return parser
@@ -119,6 +130,24 @@ def _status(datasets: list[str]) -> int:
         raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
     values = yaml.safe_load(Path(CONFIG_FILE).read_text()) | ({"datasets": datasets} if datasets else {})
     print(status(load_project(values), datasets))
+    return 0
+
+
+# --- plan
+
+
+def _plan(datasets: Sequence[str], cores: int) -> int:
+    from cellmill.sources.estimate import describe
+
+    print("\n\n".join(describe(dataset, cores=max(1, cores)) for dataset in datasets))
+    return 0
+
+
+def _fetch(datasets: Sequence[str], mirror: str) -> int:
+    from cellmill.config import load_datasets
+    from cellmill.sources.fill import fill_mirror
+
+    print(fill_mirror(load_datasets(datasets), Path(mirror)))
     return 0
 
 

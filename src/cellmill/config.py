@@ -5,7 +5,7 @@ Light on purpose: it is read on every ``snakemake -n``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,9 @@ from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.publish.spec import Publish
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
-from cellmill.sources import Source
+from cellmill.sources import ScBaseCount, Source
+from cellmill.sources.download import Download
+from cellmill.sources.files import RESERVED_PARTS
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -31,8 +33,6 @@ from cellmill.vocabularies.spec import BuildVocabulary
 
 CONFIG_FILE = "config/config.yaml"
 DATASET_FOLDER = "config/datasets"
-RESERVED_PARTS = frozenset({"duplicates", "splits", "ledger"})
-"""Names that no part may have."""
 
 
 class Columns(Spec):
@@ -65,6 +65,8 @@ class Dataset(Spec):
     """Where the counts are: `X`, `raw`, `layers/<name>`, or `auto`: the first of X, raw, layers that holds counts."""
     cell_ids: Literal["barcode", "part_barcode"] = "barcode"
     """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
+    keep_raw: bool = True
+    """`false`: raw files are deleted when nothing more is read of them; other thresholds then fetch them again."""
     subset: Subset | None = None
     """How many cells are taken, and which, as in `{cells: 10000, stratify: [cell_type]}`. `null`: all."""
     columns: Columns = Columns()
@@ -99,9 +101,19 @@ class Dataset(Spec):
         return SubsetRules(**self.subset.model_dump(), filters=list(self.quality.filters), cell_ids=self.cell_ids)
 
     @property
+    def counts_of_members(self) -> str:
+        """Where the members of a planned part have their counts."""
+        return self.source.counts if isinstance(self.source, ScBaseCount) else self.counts
+
+    @property
+    def counts_as_found(self) -> str:
+        """Where a part as found has the counts: those of a planned one are `X`."""
+        return "X" if self.source.planned else self.counts
+
+    @property
     def counts_in_raw(self) -> str:
         """Where `raw/` has the counts: those of a subset are `X`."""
-        return self.counts if self.subset is None else "X"
+        return self.counts_as_found if self.subset is None else "X"
 
     @property
     def exported_columns(self) -> list[str]:
@@ -137,12 +149,11 @@ class Dataset(Spec):
         found = self.quality.doublets and self.quality.doublets.model_copy(update={"rule": "report"})
         return self.threshold_rules.model_copy(update={"doublets": found})
 
-    @property
-    def doublet_shares(self) -> list[str]:
+    def doublet_shares(self, parts: Sequence[str]) -> list[str]:
         """The shares into which the batches are dealt out to be scored: one per part, and no more than 64."""
         if self.quality.doublets is None:
             return []
-        return [str(i) for i in range(1 if self.columns.batch is None else min(len(self.source.parts()), 64))]
+        return [str(i) for i in range(1 if self.columns.batch is None else min(len(parts), 64))]
 
     @property
     def cell_rules(self) -> CellRules:
@@ -162,6 +173,8 @@ class Config(Spec):
     """Which datasets to make: files in `config/datasets/`. On the command line: `--config 'datasets=["pbmc68k"]'`."""
     mirror: str | None = None
     """A folder with a `SHA256SUMS` that is asked before the network, for machines without internet. `null`: none."""
+    download: Download = Download()
+    """How files are fetched, as in `{connections: 8, mb_per_s: 50}`."""
     vocabularies: dict[Name, BuildVocabulary] = {}
     """Vocabularies over the genes of several datasets, by name. Each is made in a run that has all of its datasets."""
     tokenizers: dict[Name, Tokenizer] = {}
@@ -379,6 +392,22 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
     return Project(config=config, datasets=datasets)
 
 
+def load_datasets(names: Sequence[str]) -> Project:
+    """The configuration of this folder with these datasets in place of its own.
+
+    Raises:
+        CellmillError: there is none here, or it has problems.
+    """
+    path = Path(CONFIG_FILE)
+    if not path.is_file():
+        raise CellmillError(CONFIG_FILE, f"there is no such file in {Path.cwd()}.", "Go to the folder that has it.")
+    problems = list[str]()
+    values = _read_yaml(path, problems)
+    if problems:
+        raise ConfigError(problems)
+    return load_project({**values, "datasets": list(names)})
+
+
 def _cross_check(config: Config, dataset: Dataset, defined: dict[str, set[str]]) -> list[str]:
     from cellmill.contracts.counts import RESERVED_COLUMNS
 
@@ -488,6 +517,11 @@ def _check_files(dataset: Dataset, base: Path) -> list[str]:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
     for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
         problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")
+    problems += [f"source.{p}" for p in dataset.source.problems(base)]
+    if dataset.source.planned and dataset.cell_ids == "part_barcode":
+        problems.append("cell_ids: planned parts have ids by file already, and these depend on no part: take barcode.")
+    if isinstance(dataset.source, ScBaseCount) and dataset.counts not in ("auto", "X"):
+        problems.append(f"counts: '{dataset.counts}' of scbasecount is named in source.layer.")
     for name, path in dataset.split.files.items():
         if not (base / path).is_file():
             problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")

@@ -17,6 +17,7 @@ from cellmill.sources.ledger import LEDGER as LEDGER
 if TYPE_CHECKING:
     from cellmill.exports.export import About
     from cellmill.exports.rows import PartFiles
+    from cellmill.sources.download import Download
 
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")  # a job takes the threads its rule names; sums must not depend on their number
@@ -50,6 +51,18 @@ def mirror(snakemake: Any) -> Path | None:
     """The mirror folder; not a param, because asking elsewhere changes no byte."""
     folder = snakemake.config.get("mirror")
     return None if folder is None else Path(folder)
+
+
+def download(snakemake: Any) -> Download:
+    """How files are fetched; not a param, because it changes no byte."""
+    from cellmill.sources.download import Download
+
+    return Download(**snakemake.config.get("download", {}))
+
+
+def plan(snakemake: Any) -> Path | None:
+    """The plan of the dataset, where it has one."""
+    return Path(snakemake.input.plan) if snakemake.input.plan else None
 
 
 def part_files(snakemake: Any) -> list[PartFiles]:

@@ -24,6 +24,7 @@ from cellmill.contracts import (
     genes,
     ledger,
     manifest,
+    plan,
     published,
     quality,
     splits,
@@ -46,6 +47,11 @@ ARRAYS = {"sums": np.arange(6).reshape(2, 3), "n": np.array([7])}
 VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
 )
+
+PLAN = [
+    plan.Member("0000", "a", "gs://b/a.h5ad", 3, 70, "crc32c:4waSgw==", None, {"tissue": "lung", "disease": None}),
+    plan.Member("0001", "b", "data/b.h5ad", rows=(0, 9), about={"tissue": None, "disease": "none\tof these"}),
+]
 
 
 def quality_rows() -> pa.RecordBatch:
@@ -294,6 +300,13 @@ CASES = [
         lambda path: embedding.read(path).tolist(),
         np.eye(2, 3).tolist(),
     ),
+    Case(
+        versions.PLAN,
+        "plan.tsv",
+        lambda path: plan.write_plan(path, PLAN, {"kind": "files"}),
+        lambda path: plan.read_plan(path).members,
+        PLAN,
+    ),
     *(
         Case(
             contract,
@@ -317,6 +330,10 @@ def restate(path: Path, contract: str | None) -> None:
         file = path / manifest.NAME if path.is_dir() else path.with_suffix(".json")
         said = {k: v for k, v in json.loads(file.read_text()).items() if k != "contract"}
         file.write_text(json.dumps(said | ({"contract": contract} if contract else {})))
+    elif path.suffix == ".tsv":
+        first, rest = path.read_text().split("\n", 1)
+        said = {k: v for k, v in json.loads(first[2:]).items() if k != "contract"}
+        path.write_text(f"# {json.dumps(said | ({'contract': contract} if contract else {}))}\n{rest}")
     elif path.suffix == ".h5ad":
         with h5py.File(path, "r+") as file:
             del file["uns/cellmill"]

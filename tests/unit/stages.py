@@ -193,14 +193,15 @@ def score(made: Made, raws: dict[str, Path], labels: list[Path]) -> list[Path]:
     quality, genes = made.files("quality.parquet"), made.files("genes.parquet")
     parts = part_files(list(raws.values()), quality=quality, labels=labels, genes=genes)
     files = []
-    for share in spec.doublet_shares:
+    shares = spec.doublet_shares(list(raws))
+    for share in shares:
         files.append(made.folder / "doublets" / f"{share}.parquet")
         score_doublets(
             parts,
             thresholds=made.thresholds,
             spec=spec.doublet_rules,
             share=int(share),
-            shares=len(spec.doublet_shares),
+            shares=len(shares),
             out=files[-1],
         )
     return files

@@ -173,3 +173,23 @@ def _environment(repo: Path) -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": str(repo / "src")}
+
+
+def test_plan_says_what_a_dataset_comes_to(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Of the bundled cells: one part, nothing to download, and every stage."""
+    monkeypatch.chdir(repo)
+    assert main(["plan", "pbmc68k", "--cores", "2"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert lines["parts"] == ["1"] and lines["cells"] == ["700"] and lines["download"] == ["0", "B"]
+    assert {"retrieve", "quality", "process", "genes", "tokenize", "embed", "export", "report"} <= lines.keys()
+
+
+def test_plan_of_no_dataset_is_a_sentence(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With the nearest name."""
+    monkeypatch.chdir(repo)
+    assert main(["plan", "pbmc68"]) == 1
+    assert "Did you mean 'pbmc68k'?" in capsys.readouterr().err

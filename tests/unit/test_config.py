@@ -692,3 +692,69 @@ def test_no_dataset_is_called_vocabularies(root: Path) -> None:
     (root / "config/datasets/vocabularies.yaml").write_text(yaml.safe_dump(HEART))
     (problem,) = problems(root, config=change(CONFIG, "datasets", ["vocabularies"]))
     assert "no dataset can be called 'vocabularies'" in problem
+
+
+PLANNED: dict[str, Any] = HEART | {"source": {"kind": "scbasecount", "cells": 1_000}}
+
+
+def test_of_a_planned_source_no_part_is_known_and_its_counts_become_x(root: Path) -> None:
+    """So that what reads the parts does not depend on where their members have their counts."""
+    source = {"kind": "scbasecount", "layer": "UniqueAndMult-EM", "round": True}
+    heart = load(root, HEART | {"source": source}).datasets["heart"]
+    assert heart.source.planned and heart.source.parts() == []
+    assert (heart.counts_of_members, heart.counts_as_found, heart.counts_in_raw) == (
+        "layers/UniqueAndMult-EM",
+        "X",
+        "X",
+    )
+    sliced = load(root, change(change(HEART, "source.slice", 1), "counts", "layers/counts")).datasets["heart"]
+    assert (sliced.counts_of_members, sliced.counts_as_found, sliced.counts_in_raw) == ("layers/counts", "X", "X")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        (change(PLANNED, "cell_ids", "part_barcode"), "cell_ids: planned parts have ids by file already"),
+        (
+            change(PLANNED, "counts", "layers/spliced"),
+            "counts: 'layers/spliced' of scbasecount is named in source.layer",
+        ),
+        (
+            change(PLANNED, "source.layer", "spliced"),
+            "source.scbasecount: layer: only feature_type Velocyto has 'spliced'",
+        ),
+        (change(PLANNED, "source.root", "store"), "source.root: no such file 'store'"),
+        (HEART | {"source": {"kind": "files", "table": "files.tsv"}}, "source.table: no such file 'files.tsv'"),
+        (
+            HEART | {"source": {"kind": "files", "table": "bad.tsv"}},
+            "source.table: .*bad.tsv, line 1: no column 'address'",
+        ),
+        (
+            HEART | {"source": {"kind": "files", "table": "gone.tsv"}},
+            "source.table: 1 of its files are not there.*'x.h5ad'",
+        ),
+        (
+            HEART | {"source": {"kind": "files", "table": "far.tsv", "slice": 9}},
+            "source.slice: slices are of local files",
+        ),
+        (HEART | {"source": {"kind": "files"}}, "source.files: name the files by exactly one of"),
+    ],
+    ids=["ids", "counts", "layer", "root", "no table", "bad table", "no file", "far slices", "nothing"],
+)
+def test_a_planned_source_is_checked_before_anything_runs(root: Path, dataset: dict[str, Any], said: str) -> None:
+    """Without the network."""
+    (root / "bad.tsv").write_text("adress\nx.h5ad\n")
+    (root / "gone.tsv").write_text("address\nx.h5ad\n")
+    (root / "far.tsv").write_text("address\nhttps://x.org/x.h5ad\n")
+    (problem,) = problems(root, dataset)
+    assert_said(problem, f"config/datasets/heart.yaml, {said}")
+
+
+def test_what_concerns_one_part_says_nothing_of_the_others(root: Path) -> None:
+    """It is a param of the job: another file, filter or number of cells retrieves no part anew."""
+    write_raw(root / "b.h5ad", np.ones((2, 3), np.float32))
+    one = load(root).datasets["heart"].source.of("a")
+    two = load(root, change(HEART, "source.files.b", "b.h5ad")).datasets["heart"].source.of("a")
+    assert one == two
+    few, many = (load(root, change(PLANNED, "source.cells", n)).datasets["heart"].source.of("0000") for n in (1, 2))
+    assert few == many

@@ -306,7 +306,7 @@ def test_two_processes_do_not_write_one_part(server: Server, to: Path) -> None:
 def test_retry_after_is_honoured(server: Server, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """429 with a number of seconds: that is how long we wait."""
     waits: list[float] = []
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(module.Traffic, "sleep", lambda _, seconds: waits.append(seconds))
     server.faults = [answer(429, Retry_After="7")]
     get(server, to)
     assert waits == [7.0]

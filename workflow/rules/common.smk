@@ -6,8 +6,9 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 
 SRC = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SRC)
@@ -15,10 +16,13 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(SRC)}; ")
 
 from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
+from cellmill.contracts.plan import digest, members_of, read_plan
+from cellmill.errors import CellmillError
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
 from cellmill.operations.times import write_times
 from cellmill.sources.ledger import LEDGER, Ledger
+from cellmill.sources.stores import is_address
 from cellmill.vocabularies.files import vocabulary_file
 
 STARTED = time.time()
@@ -89,7 +93,26 @@ def dataset_of(wildcards):
 
 
 def parts_of(wildcards):
-    return dataset_of(wildcards).source.parts()
+    """The parts of the dataset; where a plan says which, it is made first."""
+    if not dataset_of(wildcards).source.planned:
+        return dataset_of(wildcards).source.parts()
+    return list(read_or_stop(read_plan, checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan).parts)
+
+
+def read_or_stop(read, *args):
+    """What a plan says; an error of ours becomes one that Snakemake shows without a traceback."""
+    try:
+        return read(*args)
+    except CellmillError as error:
+        raise WorkflowError(str(error))
+
+
+def parts_so_far(wildcards):
+    """The parts where they are known, None where a plan must be made first."""
+    try:
+        return parts_of(wildcards)
+    except IncompleteCheckpointException:
+        return None
 
 
 def per_part(pattern):
@@ -103,7 +126,8 @@ def per_part(pattern):
 
 def spare_threads(wildcards):
     """Threads for one part: 1 where there are parts for all cores, more where cores would idle; 4 at most."""
-    return max(1, min(4, (workflow.cores or 1) // len(parts_of(wildcards))))
+    parts = parts_so_far(wildcards)
+    return 1 if parts is None else max(1, min(4, (workflow.cores or 1) // len(parts)))
 
 
 def plain(spec):
@@ -135,16 +159,23 @@ def about(wildcards):
 
 
 def results_of(dataset):
-    """Every file that a dataset ends in."""
+    """Every file that a dataset ends in, and functions that give those of its parts."""
     base = f"results/{dataset}"
-    parts = PROJECT.datasets[dataset].source.parts()
-    tokens = expand(f"{base}/tokenized/{{t}}/{{p}}.parquet", t=PROJECT.tokenizers_of(dataset), p=parts)
-    vectors = expand(f"{base}/embedded/{{e}}/{{p}}.npy", e=PROJECT.embedders_of(dataset), p=parts)
-    exports = expand(f"{base}/{{x}}/manifest.json", x=PROJECT.exports_of(dataset))
-    return [f"{base}/config.json", *tokens, *vectors, *exports, f"{base}/report/index.html"]
+
+    def per_name(pattern, names):
+        return lambda _: expand(pattern, n=names, p=parts_of(SimpleNamespace(dataset=dataset)))
+
+    return [
+        f"{base}/config.json",
+        per_name(f"{base}/tokenized/{{n}}/{{p}}.parquet", PROJECT.tokenizers_of(dataset)),
+        per_name(f"{base}/embedded/{{n}}/{{p}}.npy", PROJECT.embedders_of(dataset)),
+        *expand(f"{base}/{{x}}/manifest.json", x=PROJECT.exports_of(dataset)),
+        f"{base}/report/index.html",
+    ]
 
 
-def everything(wildcards):
+def everything():
+    """What all datasets end in; where parts are planned, the files of the others do not wait for the plan."""
     made = [f"results/vocabularies/{name}.json" for name in PROJECT.vocabularies()]
     return [*made, *(file for dataset in PROJECT.datasets for file in results_of(dataset))]
 
@@ -152,21 +183,81 @@ def everything(wildcards):
 # --- raw data
 
 
+def catalogue_files(wildcards):
+    """Local files that decide the parts, so that a newer one is seen."""
+    return dataset_of(wildcards).source.catalogue_files()
+
+
+def plan_of(wildcards):
+    """The plan, where the dataset has one; a new one makes only those parts anew that it changes."""
+    if not dataset_of(wildcards).source.planned:
+        return []
+    return ancient(checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan)
+
+
+def members(wildcards):
+    """What the plan says of the part; none where there is no plan."""
+    if not dataset_of(wildcards).source.planned:
+        return []
+    plan = checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan
+    return read_or_stop(members_of, plan, wildcards.part)
+
+
+def members_digest(wildcards):
+    """Another one where the plan says something else of the part."""
+    found = members(wildcards)
+    return digest(found) if found else None
+
+
+def counts_of_members(wildcards):
+    """Where members have their counts; of a part that is one file, that changes nothing."""
+    spec = dataset_of(wildcards)
+    return spec.counts_of_members if spec.source.planned else "auto"
+
+
 def local_file(wildcards):
-    """The part's file where it is local, so that a newer one is seen."""
-    found = dataset_of(wildcards).source.local_files(Path("."))
+    """The part's files where they are local, so that a newer one is seen."""
+    spec = dataset_of(wildcards).source
+    if spec.planned:
+        return list(dict.fromkeys(m.address for m in members(wildcards) if not is_address(m.address)))
+    found = spec.local_files(Path("."))
     return [str(p) for key, p in found.items() if key == f"files.{wildcards.part}" and p is not None]
 
 
+def datasets_where(test):
+    """A pattern of the names of datasets; of none where there is none."""
+    return "|".join(name for name, spec in PROJECT.datasets.items() if test(spec)) or "(?!)"
+
+
 def whole_datasets():
-    """A pattern of the names of datasets that are taken whole; an unknown name is one."""
-    drawn = "|".join(name for name, spec in PROJECT.datasets.items() if spec.subset is not None)
-    return rf"(?!(?:{drawn})/)[A-Za-z0-9_-]+" if drawn else "[A-Za-z0-9_-]+"
+    """A pattern of the names of datasets that are taken whole and keep their raw files; an unknown name is one."""
+    others = datasets_where(lambda spec: spec.subset is not None or not spec.keep_raw)
+    return rf"(?!(?:{others})/)[A-Za-z0-9_-]+"
+
+
+def passing_datasets():
+    """Of those that are taken whole and whose raw files go when they were read."""
+    return datasets_where(lambda spec: spec.subset is None and not spec.keep_raw)
 
 
 def drawn_datasets():
-    """A pattern of the names of datasets that have a subset; of none where none has."""
-    return "|".join(name for name, spec in PROJECT.datasets.items() if spec.subset is not None) or "(?!)"
+    """Of those that have a subset."""
+    return datasets_where(lambda spec: spec.subset is not None)
+
+
+def drawn_kept_datasets():
+    """Of those that have a subset and keep it."""
+    return datasets_where(lambda spec: spec.subset is not None and spec.keep_raw)
+
+
+def drawn_passing_datasets():
+    """Of those that have a subset, which goes when it was read."""
+    return datasets_where(lambda spec: spec.subset is not None and not spec.keep_raw)
+
+
+def planned_datasets():
+    """Of those whose parts a plan names."""
+    return datasets_where(lambda spec: spec.source.planned)
 
 
 def subset_table(wildcards):
@@ -181,15 +272,22 @@ def subset_table(wildcards):
 def doublet_scores(wildcards):
     """The scores of all batches, where the dataset looks for doublets."""
     pattern = f"results/{wildcards.dataset}/quality/doublets/{{s}}.parquet"
-    return expand(pattern, s=dataset_of(wildcards).doublet_shares)
+    return expand(pattern, s=doublet_shares(wildcards))
+
+
+def doublet_shares(wildcards):
+    """The shares of the batches of a dataset that looks for doublets."""
+    spec = dataset_of(wildcards)
+    return spec.doublet_shares(parts_of(wildcards)) if spec.quality.doublets is not None else []
 
 
 def doublet_rules(wildcards):
     """The rules of a dataset that looks for doublets."""
-    spec = dataset_of(wildcards)
-    if wildcards.share not in spec.doublet_shares:
+    spec, parts = dataset_of(wildcards), parts_so_far(wildcards)
+    shares = None if parts is None else spec.doublet_shares(parts)
+    if spec.quality.doublets is None or (shares is not None and wildcards.share not in shares):
         raise WorkflowError(
-            f"No share {wildcards.share} of the batches of '{wildcards.dataset}', which has {len(spec.doublet_shares)}: "
+            f"No share {wildcards.share} of the batches of '{wildcards.dataset}', which has {len(shares or [])}: "
             "quality.doublets asks for doublets, and there is a share for each of up to 64 parts."
         )
     return spec.doublet_rules

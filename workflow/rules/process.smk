@@ -113,7 +113,7 @@ rule score_doublets:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         quality=lambda wildcards: plain(doublet_rules(wildcards)),
-        shares=lambda wildcards: len(dataset_of(wildcards).doublet_shares),
+        shares=lambda wildcards: len(doublet_shares(wildcards)),
         contract=str(versions.DOUBLETS),
     script:
         "../scripts/score_doublets.py"

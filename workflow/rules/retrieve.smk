@@ -1,5 +1,6 @@
-# in:  a local path, an address, a package       (config/datasets/{dataset}.yaml, resources/ledger.tsv)
-# out: results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
+# in:  a local path, an address, a package, a catalogue   (config/datasets/{dataset}.yaml, resources/ledger.tsv)
+# out: results/{dataset}/plan.tsv                which files make each part, where a catalogue says   contract: plan
+#      results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
 #      results/{dataset}/raw/{part}.json         where it came from
 #      results/{dataset}/found/{part}.h5ad       the same, where a subset is drawn of it; gone when it is drawn
 #      results/{dataset}/raw/subset.parquet      what is drawn of each stratum and part   contract: subset
@@ -26,9 +27,35 @@ rule write_config:
         "../scripts/write_config.py"
 
 
+# Which parts there are is known when this is done: until then, a dry run shows it, and what comes after all parts.
+checkpoint plan_dataset:
+    input:
+        catalogue=catalogue_files,
+    output:
+        plan="results/{dataset}/plan.tsv",
+    log:
+        "logs/plan_dataset/{dataset}.log",
+    benchmark:
+        "benchmarks/plan_dataset/{dataset}.jsonl"
+    wildcard_constraints:
+        dataset=planned_datasets(),
+    conda:
+        "../envs/sources.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        source=lambda wildcards: plain(dataset_of(wildcards).source),
+        contract=str(versions.PLAN),
+    script:
+        "../scripts/plan_dataset.py"
+
+
 rule retrieve_part:
     input:
         local=local_file,
+        plan=plan_of,
     output:
         raw="results/{dataset}/raw/{part}.h5ad",
         provenance="results/{dataset}/raw/{part}.json",
@@ -39,16 +66,30 @@ rule retrieve_part:
     wildcard_constraints:
         dataset=whole_datasets(),
     conda:
-        "../envs/core.yaml"
+        "../envs/sources.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        source=lambda wildcards: plain(dataset_of(wildcards).source),
+        source=lambda wildcards: plain(dataset_of(wildcards).source.of(wildcards.part)),
+        members=members_digest,
+        counts=counts_of_members,
         contract=str(versions.RAW),
     script:
         "../scripts/retrieve_part.py"
+
+
+use rule retrieve_part as retrieve_passing with:
+    output:
+        raw=temp("results/{dataset}/raw/{part}.h5ad"),
+        provenance="results/{dataset}/raw/{part}.json",
+    log:
+        "logs/retrieve_passing/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/retrieve_passing/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=passing_datasets(),
 
 
 use rule retrieve_part as retrieve_found with:
@@ -82,7 +123,7 @@ rule draw_subset:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).subset_rules),
-        counts=lambda wildcards: dataset_of(wildcards).counts,
+        counts=lambda wildcards: dataset_of(wildcards).counts_as_found,
         contract=str(versions.SUBSET),
     script:
         "../scripts/draw_subset.py"
@@ -101,7 +142,7 @@ rule take_subset:
     benchmark:
         "benchmarks/take_subset/{dataset}.{part}.jsonl"
     wildcard_constraints:
-        dataset=drawn_datasets(),
+        dataset=drawn_kept_datasets(),
     conda:
         "../envs/core.yaml"
     threads: 1
@@ -109,10 +150,22 @@ rule take_subset:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        counts=lambda wildcards: dataset_of(wildcards).counts,
+        counts=lambda wildcards: dataset_of(wildcards).counts_as_found,
         contract=str(versions.RAW),
     script:
         "../scripts/take_subset.py"
+
+
+use rule take_subset as take_passing with:
+    output:
+        raw=temp("results/{dataset}/raw/{part}.h5ad"),
+        provenance="results/{dataset}/raw/{part}.json",
+    log:
+        "logs/take_passing/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/take_passing/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=drawn_passing_datasets(),
 
 
 rule retrieve_resource:

@@ -14,4 +14,7 @@ with script.job(snakemake) as job:
         Path(job.output.provenance),
         ledger=script.LEDGER,
         mirror=script.mirror(job),
+        plan=script.plan(job),
+        counts=job.params.counts,
+        download=script.download(job),
     )

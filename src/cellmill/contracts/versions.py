@@ -36,6 +36,7 @@ class Contract:
         )
 
 
+PLAN = Contract("plan", 1)
 RAW = Contract("raw", 1)
 SUBSET = Contract("subset", 1)
 QUALITY = Contract("quality", 3)

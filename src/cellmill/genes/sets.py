@@ -129,7 +129,7 @@ def absent_sets(dataset: Dataset, base: Path) -> list[str]:
     except CellmillError as error:
         return [f"genes.sets: {error}"]
     files = dataset.source.local_files(base)
-    if len(files) < len(dataset.source.parts()):
+    if dataset.source.planned or len(files) < len(dataset.source.parts()):
         return []
     for path in files.values():
         names = None if path is None or not absent else _names_in(path, dataset.genes.ids)

@@ -111,14 +111,15 @@ class CountsFile:
         path: the h5ad file.
         where: ``X``, ``raw`` or ``layers/<name>``.
         threads: how many inflate chunks while the caller works; with one, nothing overlaps.
+        rounded: take fractions rounded to whole numbers, halves to the even one.
 
     Raises:
         CellmillError: the file is not HDF5, is truncated, or has no such matrix.
         NotCountsError: while reading, at the first value that is no count; names cell, gene and value.
     """
 
-    def __init__(self, path: str | PathLike[str], where: str, *, threads: int = 1) -> None:
-        self.path, self.where, self.threads = Path(path), where, threads
+    def __init__(self, path: str | PathLike[str], where: str, *, threads: int = 1, rounded: bool = False) -> None:
+        self.path, self.where, self.threads, self.rounded = Path(path), where, threads, rounded
         self._file = _open_any(self.path)
         node = _node_of(where, self._file)
         if node not in self._file:
@@ -285,7 +286,8 @@ class CountsFile:
         if values.dtype.kind not in "iufb":
             raise CellmillError(self.path, f"{self.where} holds {values.dtype}, not numbers.", "Name another matrix.")
         native = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-        return values.astype(native, copy=False)
+        values = values.astype(native, copy=False)
+        return np.rint(values) if self.rounded and native.kind == "f" else values
 
     def _pointers(self, length: int) -> np.ndarray:
         """``indptr`` (length + 1,) int64, which must rise from 0 and end within the values."""

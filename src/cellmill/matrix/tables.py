@@ -129,3 +129,18 @@ def _write_array(group: h5py.Group, name: str, values: np.ndarray) -> None:
     )
     dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype() if text else values.dtype, **packed)
     dataset.attrs.update(_encoding("string-array" if text else "array", "0.2.0"))
+
+
+def storable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as h5ad takes it: text with missing values as categories, and of categories those that are used."""
+    columns = {}
+    for name, values in table.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.cat.remove_unused_categories()
+        elif values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+            missing = values.isna()
+            text = values.astype(object).where(missing, values.astype(str))
+            values = text.astype("category") if missing.any() else text
+        columns[name] = values
+    index = pd.Index(table.index.astype(str).to_numpy(object), name=table.index.name)
+    return pd.DataFrame(columns, index=table.index).set_axis(index)

@@ -8,8 +8,9 @@ from pydantic import Field, TypeAdapter
 
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.files import Files
+from cellmill.sources.scbasecount import ScBaseCount
 
-Source = Annotated[Bundled | Files, Field(discriminator="kind")]
+Source = Annotated[Bundled | Files | ScBaseCount, Field(discriminator="kind")]
 
 
 def parse_source(values: dict[str, Any]) -> Source:
@@ -18,4 +19,4 @@ def parse_source(values: dict[str, Any]) -> Source:
     return parsed
 
 
-__all__ = ["Bundled", "Files", "Source", "parse_source"]
+__all__ = ["Bundled", "Files", "ScBaseCount", "Source", "parse_source"]

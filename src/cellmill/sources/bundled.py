@@ -20,9 +20,26 @@ class Bundled(Spec):
     name: Literal["pbmc68k_reduced"]
     """`pbmc68k_reduced`: 700 blood cells of 10x Genomics' PBMC 68k, 765 genes."""
 
+    @property
+    def planned(self) -> bool:
+        """Whether a job must plan the parts first."""
+        return False
+
     def parts(self) -> list[str]:
         """Names of the parts."""
         return ["0"]
+
+    def of(self, part: str) -> Bundled:
+        """What concerns one part."""
+        return self
+
+    def catalogue_files(self) -> list[str]:
+        """Local files that decide the parts."""
+        return []
+
+    def problems(self, base: Path) -> list[str]:
+        """What else is wrong, as far as can be known before anything runs."""
+        return []
 
     def packaged_file(self) -> Path | None:
         """The file inside scanpy, found without importing it."""

@@ -22,6 +22,7 @@ from cellmill.files import read_json, replacing, scratch, write_json
 from cellmill.keys import hash_strings
 from cellmill.matrix.find import find_counts
 from cellmill.matrix.reader import CountsFile
+from cellmill.matrix.tables import storable
 from cellmill.matrix.writer import H5adWriter
 from cellmill.progress import progress
 from cellmill.quality.labels import MISSING, filter_cells, refuse_unknown_values
@@ -315,22 +316,7 @@ def _write_drawn(
                     counts = block.counts[drawn[block.start : block.stop]]
                     writer.append(counts)
                     counter.update(counts.shape[0])
-            writer.close(obs=_storable(file.obs[drawn]), var=_storable(file.var), uns=contract.drawn_uns(facts))
+            writer.close(obs=storable(file.obs[drawn]), var=storable(file.var), uns=contract.drawn_uns(facts))
         except BaseException:
             writer.abandon()
             raise
-
-
-def _storable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as h5ad takes it: text with missing values as categories, and of categories those that are used."""
-    columns = {}
-    for name, values in table.items():
-        if isinstance(values.dtype, pd.CategoricalDtype):
-            values = values.cat.remove_unused_categories()
-        elif values.dtype == object or isinstance(values.dtype, pd.StringDtype):
-            missing = values.isna()
-            text = values.astype(object).where(missing, values.astype(str))
-            values = text.astype("category") if missing.any() else text
-        columns[name] = values
-    index = pd.Index(table.index.astype(str).to_numpy(object), name=table.index.name)
-    return pd.DataFrame(columns, index=table.index).set_axis(index)

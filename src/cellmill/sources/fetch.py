@@ -1,4 +1,4 @@
-"""Outside files onto this disk: from a mirror or over http(s), whole and verified, or not at all."""
+"""Outside files onto this disk: from a mirror, over http(s) or from a store, whole and verified, or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ from cellmill import __version__
 from cellmill.errors import CellmillError
 from cellmill.files import format_bytes, inside, is_disk_full, read_json, replacing, sha256_of, write_json
 from cellmill.patience import PATIENCE, AgainError, Patience, Waits, is_passing, reason_of, retry_after
-from cellmill.progress import progress
+from cellmill.progress import Counter, progress
+from cellmill.sources.checksums import differing, published
+from cellmill.sources.stores import door
 
 log = logging.getLogger("cellmill")
 
@@ -46,6 +49,51 @@ class FetchedFrom:
     origin: Literal["mirror", "network", "present"]
 
 
+class StoppedError(Exception):
+    """Another download of the same job failed."""
+
+
+class Traffic:
+    """What the downloads of one job share: a bound on their rate, a count of their bytes, and when to stop.
+
+    Args:
+        bytes_per_s: what all of them together may take; None: no bound.
+        counter: is told of every byte that is new on this disk; None: each file shows a progress of its own.
+    """
+
+    def __init__(self, bytes_per_s: float | None = None, counter: Counter | None = None) -> None:
+        self.counter, self.stopped = counter, threading.Event()
+        self._rate, self._free_at, self._lock = bytes_per_s, 0.0, threading.Lock()
+
+    def passed(self, n: int) -> None:
+        """Say that n bytes arrived; waits until more may come.
+
+        Raises:
+            StoppedError: the job is to end.
+        """
+        if self._rate is not None:
+            with self._lock:
+                self._free_at = max(self._free_at, time.monotonic()) + n / self._rate
+                wait = self._free_at - time.monotonic()
+            self.sleep(max(0.0, wait))
+        if self.stopped.is_set():
+            raise StoppedError
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or raise ``StoppedError`` as soon as the job is to end."""
+        if self.stopped.wait(seconds):
+            raise StoppedError
+
+    @contextlib.contextmanager
+    def showing(self, total: int | None, name: str) -> Iterator[Counter]:
+        """The counter that they share, or one of this file."""
+        if self.counter is not None:
+            yield self.counter
+            return
+        with progress(total, "B", name) as own:
+            yield own
+
+
 def fetch(
     address: str,
     to: Path,
@@ -53,22 +101,30 @@ def fetch(
     sha256: str | None,
     mirror: Path | None,
     size: int | None = None,
+    checksum: str | None = None,
     record: Path | None = None,
     patience: Patience = PATIENCE,
+    traffic: Traffic | None = None,
+    project: str | None = None,
 ) -> FetchedFrom:
     """Bring ``address`` to the file ``to``: mirror first, then network; verified, then renamed.
 
     An interrupted download stays beside ``to`` as ``.<name>.part`` and is gone on with by the next call.
     Where no checksum is known, the first one found is written to ``record`` (``<to>.sha256``) and must be met later.
+    What the server publishes of the file as it sends it (``checksums.published``) must be met in any case.
 
     Args:
-        address: http(s) address; its query and user never appear in logs and errors.
+        address: http(s) address, or one of a store (``stores.door``); its query and user never appear in logs and
+            errors.
         to: the file to make.
         sha256: the checksum that is expected, ``None`` where unknown.
         mirror: a folder with a ``SHA256SUMS`` that is asked before the network.
         size: bytes that are expected, ``None`` where unknown.
+        checksum: another checksum that is expected, with its kind (``checksums``), ``None`` where unknown.
         record: where to keep a checksum that was not known before; ``None``: beside ``to``.
         patience: how long to go on with a server that fails.
+        traffic: what it shares with other downloads.
+        project: the Google Cloud project that is billed, for buckets whose requester pays.
 
     Raises:
         CellmillError: no such file, another checksum or size than expected, a full disk,
@@ -76,20 +132,33 @@ def fetch(
     """
     to = Path(to)
     to.parent.mkdir(parents=True, exist_ok=True)
-    memory = None if sha256 else _Record(record or to.with_name(to.name + ".sha256"), redacted(address))
-    if sha256 and to.is_file() and sha256_of(to) == sha256:
-        return FetchedFrom(address, sha256, to.stat().st_size, "present")
-    part = _Part(to, address)
-    copy = _find_in_mirror(mirror, address, sha256, memory)
+    expected = [checksum] if checksum else []
+    memory = None if sha256 or checksum else _Record(record or to.with_name(to.name + ".sha256"), redacted(address))
+    if (sha256 or checksum) and to.is_file() and not differing(to, expected):
+        found = sha256_of(to)
+        if sha256 in (None, found):
+            return FetchedFrom(address, found, to.stat().st_size, "present")
+    traffic, part = traffic or Traffic(), _Part(to, address)
+    copy = _find_in_mirror(mirror, address, sha256, memory, by_name=not checksum)
     if copy is not None:
         path, listed = copy
-        found = _copy(path, listed, to, memory)
+        found = _copy(path, listed, to, memory, expected, traffic)
         part.remove()
         log.info("%s: copied from the mirror (%s)", redacted(address), path)
         return FetchedFrom(address, found, to.stat().st_size, "mirror")
     with part:
-        _download(address, part, size=size, verified_later=sha256 is not None, patience=patience)
+        request = _Request(address, size, bool(sha256 or checksum), patience.timeout_s, traffic, project)
+        _download(request, part, patience)
         found = sha256_of(part.path)
+        wrong = differing(part.path, expected + [c for c in part.known.get("published", ()) if c != checksum])
+        if wrong is not None:
+            part.remove()
+            raise CellmillError(
+                redacted(address),
+                f"what was downloaded has the checksum {wrong[1]}, expected {wrong[0]}; it was removed.",
+                "Run again, in case it was damaged on its way. If it stays so, the file was replaced at its source"
+                + ("." if checksum is None else " since the plan was made: delete plan.tsv, and it is planned anew."),
+            )
         if sha256 and found != sha256:
             part.remove()
             raise CellmillError(
@@ -158,15 +227,18 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def _find_in_mirror(
-    mirror: Path | None, address: str, sha256: str | None, memory: _Record | None
+    mirror: Path | None, address: str, sha256: str | None, memory: _Record | None, *, by_name: bool
 ) -> tuple[Path, str] | None:
-    """The mirror's copy and its listed checksum: by checksum, or by name where no checksum is known."""
+    """The mirror's copy and its listed checksum: by sha256; where that is unknown by the whole address, or by name."""
     if mirror is None:
         return None
     sums = read_sums(Path(mirror) / SUMS_FILE)
     wanted = sha256 or (memory.known if memory else None)
     found = [name for name, listed in sums.items() if listed == wanted]
     if not found and sha256 is None:
+        whole = redacted(address).partition("://")[2].removesuffix("?…")
+        found = [whole] if whole in sums else []
+    if not found and sha256 is None and by_name:
         found = [name for name in sums if name.rsplit("/", 1)[-1] == file_name(address)]
         if len(found) > 1:
             raise CellmillError(
@@ -186,12 +258,12 @@ def _find_in_mirror(
     return path, sums[found[0]]
 
 
-def _copy(path: Path, listed: str, to: Path, memory: _Record | None) -> str:
+def _copy(path: Path, listed: str, to: Path, memory: _Record | None, expected: list[str], traffic: Traffic) -> str:
     """Copy out of the mirror, verify what was copied, rename."""
     digest = hashlib.sha256()
     with replacing(to) as aside:
         with open(path, "rb") as source, open(aside, "wb") as stream:
-            with progress(path.stat().st_size, "B", to.name) as bar:
+            with traffic.showing(path.stat().st_size, to.name) as bar:
                 while block := source.read(1 << 20):
                     digest.update(block)
                     stream.write(block)
@@ -204,6 +276,13 @@ def _copy(path: Path, listed: str, to: Path, memory: _Record | None) -> str:
                 path,
                 f"this file of the mirror has the sha256 {found}, its {SUMS_FILE} says {listed}.",
                 "Copy it to the mirror again, or correct the list.",
+            )
+        wrong = differing(aside, expected)
+        if wrong is not None:
+            raise CellmillError(
+                path,
+                f"this file of the mirror has the checksum {wrong[1]}, expected {wrong[0]}.",
+                "It is another file, or another version of it: copy the right one to the mirror.",
             )
         if memory is not None:
             memory.check(found)
@@ -256,6 +335,8 @@ class _Part:
     address: str
     known: dict[str, Any] = field(default_factory=dict)
     stream: BinaryIO | None = None
+    counted: int = 0
+    """Bytes that a shared counter was told of."""
 
     @property
     def path(self) -> Path:
@@ -350,13 +431,25 @@ class _Part:
         self.state_path.unlink(missing_ok=True)
 
 
-def _download(address: str, part: _Part, *, size: int | None, verified_later: bool, patience: Patience) -> None:
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for, and of whom."""
+
+    address: str
+    size: int | None
+    verified_later: bool
+    timeout_s: float
+    traffic: Traffic
+    project: str | None
+
+
+def _download(request: _Request, part: _Part, patience: Patience) -> None:
     """Fill the part, over as many connections as it takes."""
-    waits, furthest = Waits(patience), part.size
+    waits, furthest, address = Waits(patience), part.size, request.address
     with requests.Session() as session:
         while True:
             try:
-                return _one_try(session, address, part, size, verified_later, patience.timeout_s)
+                return _one_try(session, request, part)
             except AgainError as error:
                 again = error
             wait = waits.after(again, progress=part.size > furthest)
@@ -370,14 +463,13 @@ def _download(address: str, part: _Part, *, size: int | None, verified_later: bo
                     f"with a {SUMS_FILE}, and name that folder as 'mirror' in config/config.yaml.",
                 )
             log.warning("%s: %s; next try in %.1f s", redacted(address), again.reason, wait)
-            time.sleep(wait)
+            request.traffic.sleep(wait)
 
 
-def _one_try(
-    session: requests.Session, address: str, part: _Part, size: int | None, verified_later: bool, timeout_s: float
-) -> None:
+def _one_try(session: requests.Session, request: _Request, part: _Part) -> None:
     """One request: append to the part until it is whole, or raise ``AgainError``."""
-    offset = part.resumable(verified_later=verified_later)
+    address, size, traffic = request.address, request.size, request.traffic
+    offset = part.resumable(verified_later=request.verified_later)
     if offset and offset == part.known.get("total"):
         return
     # identity: the bytes as they lie there, for which length, ranges and checksum hold
@@ -387,7 +479,8 @@ def _one_try(
         if part.validator:
             headers["If-Range"] = part.validator
     try:
-        response = session.get(address, headers=headers, stream=True, timeout=timeout_s)
+        asked = door(address, project=request.project)
+        response = session.get(asked.address, headers=headers | asked.headers, stream=True, timeout=request.timeout_s)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise AgainError(reason_of(error)) from None
     except (requests.RequestException, ValueError) as error:  # its text may hold the query: only its kind is told
@@ -406,11 +499,14 @@ def _one_try(
         expected = total if total is not None else size
         if expected is not None and shutil.disk_usage(part.to.parent).free < expected - part.size:
             raise part.full(needed=expected - part.size)
-        with progress(expected, "B", part.to.name) as bar:
-            bar.update(part.size)
+        with traffic.showing(expected, part.to.name) as bar:
+            bar.update(part.size - (part.counted if traffic.counter is not None else 0))
+            part.counted = part.size
             for block in _blocks(response):
                 part.write(block)
                 bar.update(len(block))
+                part.counted += len(block)
+                traffic.passed(len(block))
     if expected is not None and part.size < expected:
         raise AgainError(f"the connection was cut after {part.size:,} of {expected:,} bytes")
     if expected is not None and part.size > expected:
@@ -445,11 +541,16 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
     if code != 200:
         fixes = {404: "Check the address.", 410: "Check the address."}
         fix = fixes.get(code, "Check the address, and whether it asks for a login or an agreement.")
+        if address.startswith("gs://") and code != 404:
+            fix += " A bucket whose requester pays needs a project that is billed."
         found = f"the server answers HTTP {code} {response.reason or ''}".rstrip() + "."
         raise CellmillError(redacted(address), found, fix)
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
-    part.restart(total=total, **said)
+    answers = [*(before.headers for before in response.history), response.headers]
+    amazon = address.startswith("s3://")
+    sums = list(dict.fromkeys(c for headers in answers for c in published(headers, etag_is_md5=amazon)))
+    part.restart(total=total, published=sums, **said)
     return total
 
 

@@ -16,9 +16,12 @@ from cellmill.errors import CellmillError
 from cellmill.files import replacing, scratch, sha256_of, write_json
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled, recover_counts
-from cellmill.sources.fetch import fetch, file_name, redacted
-from cellmill.sources.files import Files, is_address
+from cellmill.sources.download import Download
+from cellmill.sources.fetch import Traffic, fetch, file_name, redacted
+from cellmill.sources.files import Files
 from cellmill.sources.ledger import Ledger
+from cellmill.sources.scbasecount import ScBaseCount
+from cellmill.sources.stores import is_address
 from cellmill.sources.tenx import convert_tenx_folder, convert_tenx_h5, unpack_tenx
 
 log = logging.getLogger("cellmill")
@@ -26,33 +29,78 @@ log = logging.getLogger("cellmill")
 READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz", ".zarr.zip")
 
 
-def retrieve_part(source: Source, part: str, out: Path, provenance: Path, *, ledger: Path, mirror: Path | None) -> None:
+def retrieve_part(
+    source: Source,
+    part: str,
+    out: Path,
+    provenance: Path,
+    *,
+    ledger: Path,
+    mirror: Path | None,
+    plan: Path | None = None,
+    counts: str = "auto",
+    download: Download | None = None,
+) -> None:
     """Bring one part of a dataset to ``out`` as h5ad, and write down where it comes from.
 
-    A local h5ad file becomes a link, so that nothing is doubled.
+    A local h5ad file becomes a link, so that nothing is doubled; what a plan says of the part is combined.
     What is downloaded lies in ``.download/`` beside ``out`` until it is complete, and a later call goes on with it.
 
     Args:
         source: the validated source of the dataset.
-        part: a name of ``source.parts()``.
+        part: a name of ``source.parts()``, or of the plan.
         out: the h5ad file to make.
         provenance: JSON with ``kind``, ``part``, one of ``address``, ``path`` and ``package``, ``sha256`` and
             ``bytes`` of what was found there (``null`` where unknown), and ``note``.
         ledger: ``resources/ledger.tsv``, asked for checksums that the config does not give.
         mirror: a folder with a ``SHA256SUMS`` that is asked before the network.
+        plan: ``plan.tsv``, where the source has one; the provenance then has ``members`` in place of one file.
+        counts: of a plan, where the counts of each member are.
+        download: how files are fetched.
 
     Raises:
         CellmillError: not to be had, not as expected, or of no readable kind.
     """
     out, provenance = Path(out), Path(provenance)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, Bundled):
+    if plan is not None:
+        facts = _from_plan(source, part, out, plan, counts, mirror, download or Download())
+    elif isinstance(source, Bundled):
         facts = _from_package(source, out)
+    elif isinstance(source, ScBaseCount):
+        raise ValueError("this source has a plan")
     elif is_address(source.files[part]):
-        facts = _from_address(source, part, out, ledger, mirror)
+        facts = _from_address(source, part, out, ledger, mirror, download or Download())
     else:
         facts = _from_path(source, part, out)
     write_json(provenance, {"contract": str(RAW), "kind": source.kind, "part": part} | facts)
+
+
+def _from_plan(
+    source: Source, part: str, out: Path, plan: Path, counts: str, mirror: Path | None, download: Download
+) -> dict[str, Any]:
+    from cellmill.contracts.plan import members_of
+    from cellmill.sources.members import Fetched, combine, fetch_members
+
+    folder = out.parent / ".download" / part
+    paying = source if isinstance(source, ScBaseCount) else None
+    project = None if paying is None else paying.requester_pays
+    fetched = fetch_members(members_of(plan, part), folder, mirror=mirror, download=download, project=project)
+    ready = []
+    with scratch(out) as place:
+        for f in fetched:
+            suffix = "folder" if f.path.is_dir() else suffix_of(str(f.path), f.path.name)
+            path, note = f.path, ""
+            if suffix != ".h5ad":
+                path = place / f"{f.member.name}.h5ad"
+                note = _convert(f.path, suffix, path, source.genome if isinstance(source, Files) else None)
+            check_h5ad(path, shown=f.path)
+            ready.append(Fetched(f.member, path, {**f.facts, "note": note}))
+        facts = combine(ready, out, counts=counts, rounded=paying is not None and paying.round)
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # other parts are there, or nothing was fetched
+        folder.parent.rmdir()
+    return {**facts, "note": f"{len(fetched)} members, combined."}
 
 
 def _from_package(source: Bundled, out: Path) -> dict[str, Any]:
@@ -75,7 +123,7 @@ def _from_path(source: Files, part: str, out: Path) -> dict[str, Any]:
     path = Path(given)
     if not path.exists():
         raise CellmillError(f"source.files.{part}", f"no file '{given}'.", "Correct the path in the dataset's config.")
-    suffix = "folder" if path.is_dir() else _suffix(given, path.name)
+    suffix = "folder" if path.is_dir() else suffix_of(given, path.name)
     if wanted is not None:
         _verify(part, path, wanted)
     if suffix == ".h5ad":
@@ -88,10 +136,12 @@ def _from_path(source: Files, part: str, out: Path) -> dict[str, Any]:
     return {"path": given, "sha256": wanted, "bytes": size, "note": note}
 
 
-def _from_address(source: Files, part: str, out: Path, ledger: Path, mirror: Path | None) -> dict[str, Any]:
+def _from_address(
+    source: Files, part: str, out: Path, ledger: Path, mirror: Path | None, download: Download
+) -> dict[str, Any]:
     address = source.files[part]
     name = file_name(address)
-    suffix = _suffix(redacted(address), name)
+    suffix = suffix_of(redacted(address), name)
     entry = Ledger(ledger).by_address(address)
     folder = out.parent / ".download" / part
     path = folder / name
@@ -104,6 +154,8 @@ def _from_address(source: Files, part: str, out: Path, ledger: Path, mirror: Pat
         size=entry.bytes if entry else None,
         mirror=mirror,
         record=record,
+        patience=download.patience,
+        traffic=Traffic(download.bytes_per_s),
     )
     try:
         if suffix == ".h5ad":
@@ -122,7 +174,7 @@ def _from_address(source: Files, part: str, out: Path, ledger: Path, mirror: Pat
     return {"address": redacted(address), "sha256": fetched.sha256, "bytes": fetched.bytes, "note": note}
 
 
-def _suffix(where: str, name: str) -> str:
+def suffix_of(where: str, name: str) -> str:
     """Which of ``READABLE`` the name ends in, the longest that fits."""
     fitting = [suffix for suffix in READABLE if name.lower().endswith(suffix)]
     if not fitting:

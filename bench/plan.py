@@ -1,0 +1,93 @@
+"""How long a plan takes, and the jobs that follow from it: 30,000 samples, and a dry run over their parts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+REPO = Path(__file__).resolve().parents[1]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "1"]
+SNAKEMAKE += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]']
+CELLS_PER_SAMPLE = 8_000
+
+
+def table(samples: int, *, everything: bool) -> str:
+    """Seconds and peak memory of the plan and of a dry run of all that follows."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        shutil.copytree(REPO / "config", root / "config")
+        _release(root / "store", samples)
+        _dataset(root, everything=everything)
+        lines = [f"{'':<24}{'seconds':>10}{'peak MB':>10}"]
+        for name, asked in (("plan", ["--", "results/atlas/plan.tsv"]), ("dry run", ["--dry-run"])):
+            seconds, mb = _measured(root, [*SNAKEMAKE, *asked])
+            lines.append(f"{name:<24}{seconds:>10.1f}{mb:>10,.0f}")
+        benchmark = (root / "benchmarks" / "plan_dataset" / "atlas.jsonl").read_text()
+        lines.append(f"{'plan_dataset alone':<24}{json.loads(benchmark.splitlines()[0])['s']:>10.1f}")
+        facts = json.loads((root / "results/atlas/plan.tsv").open().readline().removeprefix("# "))
+        lines.append(f"{facts['members']:,} members in {facts['parts']:,} parts, {facts['cells']:,} cells")
+        return "\n".join(lines)
+
+
+def _release(store: Path, samples: int) -> None:
+    """A catalogue and empty files in its folders: a plan reads nothing of them."""
+    rng = np.random.default_rng(0)
+    names = [f"SRX{i + 10**6}" for i in range(samples)]
+    words = {"tissue": ["lung", "liver", "unsure"], "disease": ["none", "cancer"], "tech_10x": ["3_prime_gex"]}
+    columns: dict[str, Any] = {name: rng.choice(values, samples) for name, values in words.items()}
+    catalogue = pd.DataFrame(
+        {"srx_accession": names, "obs_count": rng.poisson(CELLS_PER_SAMPLE, samples) + 1, **columns}
+    )
+    for what in ("metadata", "h5ad"):
+        (store / "2026-01-12" / what / "GeneFull_Ex50pAS" / "Homo_sapiens").mkdir(parents=True)
+    folder = store / "2026-01-12" / "metadata" / "GeneFull_Ex50pAS" / "Homo_sapiens"
+    catalogue.to_parquet(folder / "sample_metadata.parquet")
+    for name in names:
+        (store / "2026-01-12" / "h5ad" / "GeneFull_Ex50pAS" / "Homo_sapiens" / f"{name}.h5ad").touch()
+
+
+def _dataset(root: Path, *, everything: bool) -> None:
+    dataset: dict[str, Any] = {
+        "title": "Atlas",
+        "source": {"kind": "scbasecount", "root": "store"},
+        "columns": {"batch": "member"},
+        "exports": ["hf/cells", "mds/tokens"] if everything else ["scdl/counts"],
+    }
+    if not everything:
+        dataset |= {"tokenizers": [], "embedders": []}
+    (root / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
+
+
+def _measured(root: Path, command: list[str]) -> tuple[float, float]:
+    """Seconds, and the peak memory in MB of the process itself, looked at while it runs."""
+    before = time.perf_counter()
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except OSError:
+                return
+            peak[0] = max([peak[0], *(int(line.split()[1]) / 1e3 for line in status.splitlines() if "VmHWM" in line)])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    done.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(output)
+    return time.perf_counter() - before, peak[0]

@@ -1,0 +1,203 @@
+"""A stand-in for Google Cloud Storage on this machine: the JSON API that gcsfs and the download use, with faults."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import google_crc32c
+import pytest
+
+Fault = Callable[["Handler", bytes], None]
+
+
+def crc32c(content: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Store
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        asked = {key: values[0] for key, values in parse_qs(url.query).items()}
+        steps = url.path.strip("/").split("/")
+        self.server.seen.append((self.path, self.headers.get("Range")))
+        if self.server.project and asked.get("userProject") != self.server.project:
+            return self.problem(400, "Bucket is a requester pays bucket but no user project provided.")
+        if steps[:3] == ["download", "storage", "v1"]:
+            return self.media(f"{steps[4]}/{unquote(steps[6])}")
+        if steps[:2] == ["storage", "v1"] and len(steps) == 5:
+            return self.listing(steps[3], asked)
+        if steps[:2] == ["storage", "v1"] and f"{steps[3]}/{unquote(steps[5])}" in self.server.objects:
+            return self.json(self.server.described(f"{steps[3]}/{unquote(steps[5])}"))
+        return self.problem(404, "Not Found")
+
+    def listing(self, bucket: str, asked: dict[str, str]) -> None:
+        base, prefix = f"{bucket}/", asked.get("prefix", "")
+        names = sorted(n for n in self.server.objects if n.startswith(base + prefix))
+        items, prefixes = [], []
+        for name in names:
+            rest, cut = name.removeprefix(base + prefix), asked.get("delimiter")
+            if cut and cut in rest:
+                prefixes.append(prefix + rest.split(cut)[0] + cut)
+            else:
+                items.append(self.server.described(name))
+        start = int(asked.get("pageToken", 0))
+        page = {"kind": "storage#objects", "items": items[start : start + self.server.page]}
+        if not start and prefixes:
+            page["prefixes"] = list(dict.fromkeys(prefixes))
+        if start + self.server.page < len(items):
+            page["nextPageToken"] = str(start + self.server.page)
+        self.json(page)
+
+    def media(self, name: str) -> None:
+        if name not in self.server.objects:
+            return self.problem(404, f"No such object: {name}")
+        with self.server.lock:
+            faults = self.server.faults[name]
+            fault = faults.pop(0) if faults else None
+        content = self.server.objects[name]
+        return (fault or send)(self, content)
+
+    def json(self, value: Any) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def problem(self, code: int, message: str) -> None:
+        error = {"error": {"code": code, "message": message}}
+        self.answer(code, json.dumps(error).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(code)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def send(handler: Handler, content: bytes, *, upto: int | None = None, said: bytes | None = None) -> None:
+    """The object from where it is asked; ``said`` is the content that the headers speak of."""
+    asked = handler.headers["Range"]
+    start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+    if start >= len(content):
+        return handler.answer(416, b"", {})
+    body, sums = content[start:], said or content
+    headers = {"ETag": f'"{hashlib.md5(sums).hexdigest()}"', "x-goog-hash": f"crc32c={crc32c(sums)}"}
+    if asked:
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    if upto is not None:
+        headers["Connection"] = "close"
+        handler.close_connection = True
+    handler.send_response(206 if asked else 200)
+    for key, value in {"Content-Length": str(len(body)), **headers}.items():
+        handler.send_header(key, value)
+    handler.end_headers()
+    with contextlib.suppress(ConnectionError):
+        handler.wfile.write(body[: None if upto is None else max(0, upto - start)])
+        handler.wfile.flush()
+
+
+def cut_at(position: int) -> Fault:
+    """The connection ends in the middle of the file."""
+    return lambda handler, content: send(handler, content, upto=position)
+
+
+def refuse(code: int, **headers: str) -> Fault:
+    """An error, with headers such as ``Retry_After``."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return lambda handler, content: handler.answer(code, b"", named)
+
+
+def damage(handler: Handler, content: bytes) -> None:
+    """Another byte than the checksum speaks of."""
+    send(handler, content[:-1] + bytes([content[-1] ^ 1]), said=content)
+
+
+def slow(seconds: float) -> Fault:
+    def fault(handler: Handler, content: bytes) -> None:
+        time.sleep(seconds)
+        send(handler, content)
+
+    return fault
+
+
+class Store(ThreadingHTTPServer):
+    """Buckets and their objects by ``bucket/name``."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, bytes] = {}
+        self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
+        self.published: dict[str, bytes] = {}
+        """Content that the listing speaks of, where it is another than what is sent."""
+        self.seen: list[tuple[str, str | None]] = []
+        self.lock, self.page, self.project = threading.Lock(), 7, None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def described(self, name: str) -> dict[str, str]:
+        content = self.published.get(name, self.objects[name])
+        bucket, _, key = name.partition("/")
+        return {
+            "kind": "storage#object",
+            "name": key,
+            "bucket": bucket,
+            "size": str(len(content)),
+            "crc32c": crc32c(content),
+            "md5Hash": base64.b64encode(hashlib.md5(content).digest()).decode(),
+            "etag": hashlib.md5(content).hexdigest(),
+            "generation": "1",
+            "updated": "2026-01-12T00:00:00.000Z",
+            "timeCreated": "2026-01-12T00:00:00.000Z",
+        }
+
+    def fetched(self, ending: str) -> list[str | None]:
+        """From where files of this ending were asked for."""
+        return [
+            at for path, at in self.seen if "/download/" in path and unquote(path.partition("?")[0]).endswith(ending)
+        ]
+
+    def handle_error(self, *_: object) -> None:
+        pass  # a client that went away
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Store]:
+    with Store() as store:
+        thread = threading.Thread(target=store.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield store
+        store.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A running store, which ``gs://`` leads to."""
+    from cellmill.sources.stores import _google
+
+    with running() as made:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.endpoint)
+        _google.cache_clear()
+        yield made
+        _google.cache_clear()

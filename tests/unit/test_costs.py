@@ -1,0 +1,63 @@
+"""The estimated cost of a run: the figures of docs/scale.md, and what is made of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cellmill.config import load_project
+from cellmill.costs import STAGES, estimate, measured
+
+TABLE = re.compile(r"^scale: ([\d,]+) cells.*\n.*\n((?:\w+ +\d+ .*\n)+)", re.MULTILINE)
+
+
+def documented(repo: Path) -> str:
+    """``costs.tsv`` as docs/scale.md has it: of each rule the table with the most cells."""
+    found: dict[str, tuple[int, str, str]] = {}
+    for cells, rows in TABLE.findall((repo / "docs" / "scale.md").read_text()):
+        for line in rows.splitlines():
+            rule, jobs, seconds, *_ = line.replace(",", "").split()
+            found[rule] = max(found.get(rule, (0, "", "")), (int(cells.replace(",", "")), jobs, seconds))
+    assert found
+    lines = [f"{rule}\t{cells}\t{jobs}\t{seconds}" for rule, (cells, jobs, seconds) in sorted(found.items())]
+    return "\n".join(["rule\tcells\tjobs\tseconds", *lines]) + "\n"
+
+
+def test_the_figures_are_those_of_the_document(repo: Path, request: pytest.FixtureRequest) -> None:
+    """Measured once, in one place; ``--fix`` takes over new ones."""
+    path = repo / "src" / "cellmill" / "costs.tsv"
+    if request.config.getoption("--fix"):
+        path.write_text(documented(repo))
+    assert path.read_text() == documented(repo), "run: pytest tests/unit/test_costs.py --fix"
+
+
+def test_every_stage_was_measured() -> None:
+    """No stage of the estimate is empty for want of figures."""
+    assert [stage for stage, rules in STAGES.items() if not measured().keys() & set(rules)] == []
+
+
+def test_the_cost_of_what_was_measured_is_what_was_measured(repo: Path) -> None:
+    """For as many cells and the same exports, the seconds that were printed; for ten times as many, ten times them."""
+    project = load_project(root=repo)
+    stages = {s.stage: s for s in estimate(project, "pbmc68k", cells=2_000_000, parts=2)}
+    cost = measured()
+    assert stages["retrieve"].per_part == pytest.approx(cost["retrieve_part"].per_million * 2)
+    assert stages["tokenize"].per_part == pytest.approx(cost["tokenize_part"].per_million * 2)
+    embedding = cost["measure_covariance"].per_million + cost["embed_part"].per_million
+    assert stages["embed"].per_part == pytest.approx(embedding * 2)
+    assert stages["embed"].per_dataset == pytest.approx(cost["fit_pca"].per_million * 2)
+    assert stages["export"].per_part == 0
+    hf = cost["export_hf"].per_million * 2  # cells and multiplets
+    others = sum(cost[f"export_{f}"].per_million for f in ("mds", "hdf5", "scdl"))
+    assert stages["export"].per_dataset == pytest.approx((hf + others) * 2)
+    more = {s.stage: s for s in estimate(project, "pbmc68k", cells=20_000_000, parts=2)}
+    assert more["quality"].per_part == pytest.approx(10 * stages["quality"].per_part)
+
+
+def test_many_small_parts_cost_their_start(repo: Path) -> None:
+    """A thousand jobs of no cells are a thousand processes."""
+    project, start = load_project(root=repo), measured()["assign_splits"].seconds
+    stages = {s.stage: s for s in estimate(project, "pbmc68k", cells=1, parts=1_000)}
+    assert stages["retrieve"].per_part == 1_000 * start and stages["report"].per_dataset == 2 * start
