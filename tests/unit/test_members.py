@@ -21,7 +21,8 @@ from cellmill.errors import CellmillError
 from cellmill.sources import Files, ScBaseCount
 from cellmill.sources import parallel as module
 from cellmill.sources.download import Download
-from cellmill.sources.fetch import Patience, Traffic
+from cellmill.patience import Patience
+from cellmill.sources.fetch import Traffic
 from cellmill.sources.plan import plan_dataset
 from cellmill.sources.retrieve import retrieve_part
 

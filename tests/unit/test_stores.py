@@ -14,7 +14,7 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.sources.checksums import checksum_of, differing, is_checksum, of_listing, published
-from cellmill.sources.fetch import Patience, fetch
+from cellmill.patience import Patience, fetch
 from cellmill.sources.stores import door, folder, listing
 
 from .store import Store, crc32c, store

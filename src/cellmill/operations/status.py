@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellmill.contracts.plan import read_plan
 from cellmill.errors import CellmillError, nearest
 from cellmill.operations.jobs import Job, at_work, jobs
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from cellmill.config import Project
 
 RULES = {
-    "raw": ("retrieve_part", "retrieve_found", "draw_subset", "take_subset"),
+    "plan": ("plan_dataset",),
+    "raw": ("retrieve_part", "retrieve_passing", "retrieve_found", "draw_subset", "take_subset", "take_passing"),
     "quality": (
         "measure_quality",
         "read_labels",
@@ -84,16 +86,28 @@ def status(project: Project, datasets: list[str], *, folder: Path = Path()) -> s
 
 def stages(project: Project, dataset: str, mine: list[Job], folder: Path) -> Iterator[Stage]:
     """The stages of a dataset: its files that are there, of those it will have, and jobs that are not done."""
-    for name, rules, files in _files(project, dataset):
+    for name, rules, files in _files(project, dataset, folder):
         states: Counter[str] = Counter(
             job.state for job in mine if job.rule in rules and job.state != "done" and _of(job, name)
         )
         yield Stage(name, sum((folder / file).exists() for file in files), len(files), states)
 
 
-def _files(project: Project, dataset: str) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
-    """``(stage, rules, files that it ends in)``; a stage for each tokenizer, embedder and export."""
-    base, parts = f"results/{dataset}", project.datasets[dataset].source.parts()
+def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """``(stage, rules, files that it ends in)``; a stage for each tokenizer, embedder and export.
+
+    Where a plan says which parts there are, and is not made yet, it is the only stage that is known.
+    """
+    base = f"results/{dataset}"
+    source = project.datasets[dataset].source
+    if source.planned:
+        plan = folder / base / "plan.tsv"
+        yield "plan", RULES["plan"], [f"{base}/plan.tsv"]
+        if not plan.exists():
+            return
+        parts = list(read_plan(plan).parts)
+    else:
+        parts = source.parts()
     yield "raw", RULES["raw"], [f"{base}/raw/{p}.h5ad" for p in parts]
     yield "quality", RULES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
     yield "processed", RULES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]

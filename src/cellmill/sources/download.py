@@ -9,7 +9,7 @@ from pydantic import Field
 from cellmill.spec import PositiveInt, Spec
 
 if TYPE_CHECKING:
-    from cellmill.sources.fetch import Patience
+    from cellmill.patience import Patience
 
 
 class Download(Spec):
@@ -30,6 +30,6 @@ class Download(Spec):
     @property
     def patience(self) -> Patience:
         """How long to go on with a server that fails."""
-        from cellmill.sources.fetch import Patience
+        from cellmill.patience import Patience
 
         return Patience(tries=self.tries)
