@@ -25,8 +25,8 @@ import pytest
 
 import cellmill
 from cellmill.errors import CellmillError
-from cellmill.sources import fetch as module
 from cellmill.patience import Patience
+from cellmill.sources import fetch as module
 from cellmill.sources.fetch import fetch, redacted
 
 BODY = random.Random(0).randbytes(300_000)

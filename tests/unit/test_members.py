@@ -18,10 +18,10 @@ import scipy.sparse as sp
 
 from cellmill.contracts.plan import Member, write_plan
 from cellmill.errors import CellmillError
+from cellmill.patience import Patience
 from cellmill.sources import Files, ScBaseCount
 from cellmill.sources import parallel as module
 from cellmill.sources.download import Download
-from cellmill.patience import Patience
 from cellmill.sources.fetch import Traffic
 from cellmill.sources.plan import plan_dataset
 from cellmill.sources.retrieve import retrieve_part

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from cellmill.errors import CellmillError
+from cellmill.patience import Patience
 from cellmill.sources.checksums import checksum_of, differing, is_checksum, of_listing, published
-from cellmill.patience import Patience, fetch
+from cellmill.sources.fetch import fetch
 from cellmill.sources.stores import door, folder, listing
 
 from .store import Store, crc32c, store
