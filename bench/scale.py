@@ -9,7 +9,7 @@ from pathlib import Path
 from quality import workflow
 
 GENES = ["results/atlas/genes/genes.parquet"]
-EXPORTS = ["hf/cells", "mds/tokens", "hdf5/counts", "scdl/counts"]
+EXPORTS = ["hf/cells", "mds/tokens", "hdf5/counts", "scdl/counts", "zarr/counts", "packed/counts"]
 EVERYTHING = [*GENES, "results/atlas/report/index.html", *(f"results/atlas/{e}/manifest.json" for e in EXPORTS)]
 
 

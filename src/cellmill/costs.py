@@ -25,7 +25,15 @@ STAGES: dict[str, tuple[str, ...]] = {
     "genes": ("measure_genes", "rank_genes"),
     "tokenize": ("build_vocabulary", "tokenize_part"),
     "embed": ("measure_covariance", "fit_pca", "embed_part"),
-    "export": ("export_hf", "export_mds", "export_hdf5", "export_scdl"),
+    "export": (
+        "export_hf",
+        "export_mds",
+        "export_hdf5",
+        "export_scdl",
+        "export_geneformer",
+        "export_zarr",
+        "export_packed",
+    ),
     "report": ("draw_report", "write_report"),
 }
 """Rules by stage. A rule that is not here, or not in ``costs.tsv``, was not measured."""
