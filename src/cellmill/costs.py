@@ -103,5 +103,5 @@ def _times(project: Project, dataset: str) -> dict[str, float]:
         "measure_covariance": learning,
         "fit_pca": learning,
         "embed_part": len(embedders) / 2,  # measured with two, hvg and pca
-        **{f"export_{format_}": exports.count(format_) for format_ in ("hf", "mds", "hdf5", "scdl")},
+        **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["export"]},
     }
