@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -215,3 +217,22 @@ def test_few_blocks_stay_decoded():
     blocks = Blocks(lambda number: read.append(number) or number, kept=2)
     assert [blocks[i] for i in (0, 1, 0, 2, 0, 1)] == [0, 1, 0, 2, 0, 1]
     assert read == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pd.Series(["b", None, "a"], dtype="category"), ["b", None, "a"]),
+        (pd.Series(["b", None, "a"]), ["b", None, "a"]),
+        (pd.Series([3, 1, 2]), [3, 1, 2]),
+        (pd.Series([0.5, None, 1.0]), [0.5, float("nan"), 1.0]),
+        (pd.Series([True, False]), [1, 0]),
+        (pa.array([3, None, 1]), [3.0, float("nan"), 1.0]),
+        (pa.array([], pa.string()), []),
+    ],
+)
+def test_a_store_may_give_obs_as_pandas_or_arrow(values: Any, expected: list[Any]):
+    """`packed` gives pandas; codes are those of sorted categories either way."""
+    found = obs_column("x", values)
+    np.testing.assert_array_equal(found.decoded(), np.array(expected, found.decoded().dtype))
+    assert len(found) == len(expected)

@@ -76,6 +76,10 @@ def open_store(path: str | PathLike[str]) -> RowStore | TableStore:
         from cellmill.torch.scdl_rows import ScdlRows
 
         return ScdlRows(folder)
+    if (folder / "archive.json").is_file():
+        from cellmill.packed.reader import PackedRows  # type: ignore[import-not-found, unused-ignore]
+
+        return PackedRows(folder)  # type: ignore[no-any-return, unused-ignore]
     if any(folder.glob("batch_*.h5")):
         from cellmill.torch.hdf5_rows import Hdf5Rows
 
@@ -88,10 +92,6 @@ def open_store(path: str | PathLike[str]) -> RowStore | TableStore:
         from cellmill.torch.parquet_table import open_parquet
 
         return open_parquet(folder)
-    if (folder / "archive.json").is_file():
-        from cellmill.packed.reader import PackedRows  # type: ignore[import-not-found, unused-ignore]
-
-        return PackedRows(folder)  # type: ignore[no-any-return, unused-ignore]
     splits = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     fix = f"Name one of its splits: {', '.join(splits)}." if splits else "Name a split folder of an export."
     raise CellmillError(folder, "there is nothing that a loader reads.", fix)
