@@ -32,7 +32,7 @@ def table(paths: list[Path], *, cells: int) -> str:
                 values = sum(split["values"] for split in said["facts"]["splits"].values())
 
     targets = [f"results/atlas/{path}/manifest.json" for path in exports]
-    workflow(paths, targets=targets, exports=exports, then=look)
+    workflow(paths, targets=targets, exports=exports, columns={"label": "cell_type"}, then=look)
     lines = [f"{'':<24}{'MB':>10}{'bytes/value':>13}{'bytes/cell':>12}{'seconds':>10}{'cells/s':>12}{'peak MB':>10}"]
     for path, (kept, size, seconds, peak) in found.items():
         lines.append(

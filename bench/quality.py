@@ -79,7 +79,12 @@ def ours(path: Path, threads: int = 2) -> None:
 
 
 def workflow(
-    paths: list[Path], *, targets: list[str], exports: list[str], then: Callable[[Path], None] = lambda folder: None
+    paths: list[Path],
+    *,
+    targets: list[str],
+    exports: list[str],
+    columns: dict[str, str] | None = None,
+    then: Callable[[Path], None] = lambda folder: None,
 ) -> list[dict[str, Any]]:
     """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, seconds ``s`` and peak ``mb`` each.
 
@@ -90,7 +95,7 @@ def workflow(
     try:
         shutil.copytree(REPO / "config", folder / "config")
         source = {"kind": "files", "files": {str(i): str(path) for i, path in enumerate(paths)}}
-        dataset = {"title": "Atlas", "source": source, "exports": exports}
+        dataset = {"title": "Atlas", "source": source, "columns": columns or {}, "exports": exports}
         (folder / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
         command = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "2"]
         command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]', "--"]

@@ -182,6 +182,39 @@ def test_geneformer_cells_have_the_same_tokens(finished: Project, processed, tok
     assert sorted(seen) == sorted(processed.obs_names)
 
 
+def test_zarr_cells_have_the_same_counts(finished: Project, processed):
+    """anndata opens the stores; counts, genes and obs are those of processed/."""
+    seen = []
+    for split in SPLITS:
+        cells = anndata.read_zarr(finished.results(DATASET) / "zarr" / "counts" / split / "dataset_0")
+        expected = processed[cells.obs_names]
+        assert (expected.X != cells.X).nnz == 0 and list(cells.var_names) == list(processed.var_names)
+        assert (expected.obs["split"] == split).all()
+        assert (expected.obs["bulk_labels"].astype(str) == cells.obs["bulk_labels"].astype(str)).all()
+        seen += list(cells.obs_names)
+    assert sorted(seen) == sorted(processed.obs_names)
+
+
+def test_packed_cells_have_the_same_counts(finished: Project, processed):
+    """Rows, genes and obs are those of processed/, and every record is whole."""
+    from cellmill.packed.reader import PackedRows
+
+    seen = []
+    for split in SPLITS:
+        cells = PackedRows(finished.results(DATASET) / "packed" / "counts" / split)
+        cells.check()
+        indptr, indices, values = cells.read(0, len(cells))
+        ids = cells.obs("cell_id").tolist()
+        expected = processed[ids]
+        assert np.array_equal(indptr, expected.X.indptr)
+        assert np.array_equal(indices, expected.X.indices) and np.array_equal(values, expected.X.data)
+        assert cells.genes["gene_id"].tolist() == list(processed.var_names)
+        assert (expected.obs["split"] == split).all()
+        assert (expected.obs["bulk_labels"].astype(str).to_numpy() == cells.obs("bulk_labels").astype(str)).all()
+        seen += ids
+    assert sorted(seen) == sorted(processed.obs_names)
+
+
 def test_manifests_know_every_file(finished: Project):
     """Every file of an export stands in its manifest with its checksum, and no other."""
     from cellmill.contracts import manifest

@@ -132,4 +132,4 @@ def test_the_layout_names_every_file_of_a_run(finished: Project):
 
 
 def _any(placeholder: re.Match[str]) -> str:
-    return "[^/]+" if placeholder[1] == "block" else "[A-Za-z0-9_-]+"
+    return {"block": "[^/]+", "store": ".+"}.get(placeholder[1], "[A-Za-z0-9_-]+")

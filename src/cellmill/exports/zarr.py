@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cellmill.exports.rows import Header
 
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
-"""By this annbatch (0.1 and later) knows that rows are shuffled already."""
+"""By this annbatch knows a collection of shuffled rows; checked with its 0.3.1, on zarr 3.4.2 and anndata 0.13.4."""
 THREADS = 2
 
 
