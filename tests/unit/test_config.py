@@ -701,3 +701,9 @@ def test_what_concerns_one_part_says_nothing_of_the_others(root: Path) -> None:
     assert one == two
     few, many = (load(root, change(PLANNED, "source.cells", n)).datasets["heart"].source.of("0000") for n in (1, 2))
     assert few == many
+
+
+def test_a_release_may_be_written_without_quotes(root: Path) -> None:
+    """YAML takes it for a date."""
+    heart = "title: Heart\nsource: {kind: scbasecount, release: 2025-02-25}\nexports: [hf/cells]\n"
+    assert load(root, heart).datasets["heart"].source.release == "2025-02-25"
