@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cellmill.config import ConfigError, Project, load_project
+from cellmill.config import ConfigError, Project, load_datasets, load_project
 
 from .stages import write_raw
 
@@ -758,3 +758,22 @@ def test_what_concerns_one_part_says_nothing_of_the_others(root: Path) -> None:
     assert one == two
     few, many = (load(root, change(PLANNED, "source.cells", n)).datasets["heart"].source.of("0000") for n in (1, 2))
     assert few == many
+
+
+def test_a_release_may_be_written_without_quotes(root: Path) -> None:
+    """YAML takes it for a date."""
+    heart = "title: Heart\nsource: {kind: scbasecount, release: 2025-02-25}\nexports: [hf/cells]\n"
+    assert load(root, heart).datasets["heart"].source.release == "2025-02-25"
+
+
+SHIPPED = sorted(p.stem for p in (Path(__file__).parents[2] / "config" / "datasets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_dataset_that_ships_is_valid_by_itself(name: str, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the network, and with the configuration that ships."""
+    monkeypatch.chdir(repo)
+    project = load_datasets([name])
+    spec = project.datasets[name]
+    assert list(project.datasets) == [name] and spec.exports
+    assert spec.source.planned or spec.source.parts()

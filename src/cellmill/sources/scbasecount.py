@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cellmill.errors import CellmillError, nearest
 from cellmill.spec import Column, PositiveInt, Spec
@@ -86,6 +87,11 @@ release 2026-01-12: those of other reads, too, shared out; they are fractions, a
     """The Google Cloud project that is billed for the download. `null`: nobody is; the bucket was last said to be \
 open. Where it answers that its requester pays: reading from Google's store into another place costs its egress price \
 (of the order of 0.1 US$ for a GB) for every byte; `cellmill plan` says how many."""
+
+    @field_validator("release", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return value.isoformat() if isinstance(value, date) else value  # YAML takes a bare release for a date
 
     @model_validator(mode="after")
     def _layer_is_there(self) -> ScBaseCount:
