@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cellmill.contracts.versions import TOKENS
 from cellmill.errors import CellmillError, nearest
+from cellmill.exports.features import decode
 from cellmill.torch.obs import ObsColumn, obs_column
 from cellmill.torch.stores import Blocks, blocks_kept, by_block
 
@@ -49,7 +50,7 @@ class ParquetTable:
             said = pq.read_metadata(name)
             self._groups += [(number, group) for group in range(said.num_row_groups)]
             sizes += [said.row_group(group).num_rows for group in range(said.num_row_groups)]
-        schema = pq.read_schema(self._files[0])
+        schema = decode(pq.read_schema(self._files[0]).empty_table()).schema
         self.columns: dict[str, pa.DataType] = {f.name: f.type for f in schema}
         self._starts = np.cumsum(sizes)
         self.n_rows = int(self._starts[-1])
@@ -87,15 +88,14 @@ class ParquetTable:
         number, group = self._groups[block]
         # Opened anew: an open file does not survive a fork, and a row group costs far more than the footer.
         with pq.ParquetFile(self._files[number], memory_map=False) as file:
-            return file.read_row_group(group, columns=list(columns), use_threads=False).combine_chunks()
+            return decode(file.read_row_group(group, columns=list(columns), use_threads=False)).combine_chunks()
 
     def obs(self, column: str) -> ObsColumn:
         """One column for all rows, decoded now."""
         if column not in self.columns:
             raise CellmillError(self.path, f"there is no column '{column}'.", nearest(column, self.columns))
-        read = [column] if pa.types.is_string(self.columns[column]) else None
-        tables = [pq.read_table(f, columns=[column], read_dictionary=read, use_threads=False) for f in self._files]
-        return obs_column(column, pa.concat_tables(tables)[column])
+        tables = [pq.read_table(f, columns=[column], use_threads=False) for f in self._files]
+        return obs_column(column, decode(pa.concat_tables(tables))[column])
 
 
 class TokenFiles(ParquetTable):
