@@ -14,6 +14,7 @@ import pytest
 
 from cellmill.contracts import tokens as token_files
 from cellmill.contracts.parquet import write as write_parquet
+from cellmill.contracts.row_groups import encode_rows
 from cellmill.contracts.tokens import list_field
 from cellmill.contracts.versions import VOCABULARY
 from cellmill.errors import CellmillError
@@ -67,7 +68,7 @@ def test_obs_values_are_those_that_went_in(format_: str, made: Made):
     assert list(donor.decoded()) == table["donor"].to_pylist()
     assert donor.values.dtype == np.int8 and list(donor.categories) == sorted(donor.categories)
     for name in ("age", "umis", "control"):
-        found, missing = store.obs(name), table[name].is_null().to_numpy()
+        found, missing = obs_column(name, store.obs(name)), table[name].is_null().to_numpy()
         assert np.array_equal(found.values < 0 if name == "control" else np.isnan(found.values), missing)
         expected = [float(v) for v in table[name].drop_null().to_pylist()]
         assert list(found.values[~missing].astype(float)) == expected
@@ -196,7 +197,7 @@ def test_token_files_of_all_parts_are_one_table(tmp_path: Path):
         )
         fields = [list_field("input_ids", np.dtype(np.uint8))]
         batch = batch.cast(token_files.schema(fields))
-        pieces = [batch.slice(i, 1_024) for i in range(0, batch.num_rows, 1_024)]
+        pieces = [encode_rows(batch.slice(i, 1_024).columns) for i in range(0, batch.num_rows, 1_024)]
         facts = {"cells_left_out": {"train": int(out.sum())}}
         token_files.write(tmp_path / "tokenized" / "rank" / f"{part}.parquet", fields, pieces, facts)
         expected.append([row for row, gone in zip(ids, out, strict=True) if not gone])

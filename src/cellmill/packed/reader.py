@@ -125,7 +125,7 @@ class PackedRows:
         """
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.n_rows):
-            raise IndexError(f"{self.path} has rows 0 to {self.n_rows - 1}, not {rows.min()} to {rows.max()}")
+            raise IndexError(f"{self.path} has {self.n_rows} rows, not {rows.min()} to {rows.max()}")
         frequent, others = self._kinds
         bitmap = (len(frequent) + 63) // 64
         indptr = np.zeros(len(rows) + 1, np.int64)
