@@ -1,6 +1,7 @@
 # What the files of this folder share: the checked configuration, and look-ups into it.
 # Nothing here reads or writes data.
 import fcntl
+import os
 import re
 import shlex
 import sys
@@ -128,6 +129,16 @@ def spare_threads(wildcards):
     """Threads for one part: 1 where there are parts for all cores, more where cores would idle; 4 at most."""
     parts = parts_so_far(wildcards)
     return 1 if parts is None else max(1, min(4, (workflow.cores or 1) // len(parts)))
+
+
+def by_input(base, per_gb):
+    """A resource that grows with what the job reads, and with the attempt: ``base``, and so much for each GB of input."""
+
+    def amount(wildcards, input, attempt):
+        size = sum(os.path.getsize(path) for path in input if os.path.isfile(path))
+        return int((base + per_gb * size / 1e9) * attempt)
+
+    return amount
 
 
 def plain(spec):

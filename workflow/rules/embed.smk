@@ -18,8 +18,8 @@ rule measure_covariance:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         n_genes=lambda wildcards: embedder_spec(wildcards).n_genes,
         contract=str(versions.COVARIANCE),
@@ -65,8 +65,8 @@ rule embed_part:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
         contract=str(versions.EMBEDDING),

@@ -28,8 +28,8 @@ rule export_hf:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="hf/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "hf")),
@@ -59,8 +59,8 @@ rule export_mds:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="mds/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "mds")),
@@ -90,8 +90,8 @@ rule export_hdf5:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="hdf5/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "hdf5")),
@@ -121,8 +121,8 @@ rule export_scdl:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="scdl/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "scdl")),
@@ -152,8 +152,8 @@ rule export_geneformer:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="geneformer/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "geneformer")),
@@ -183,8 +183,8 @@ rule export_zarr:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="zarr/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "zarr")),
@@ -214,8 +214,8 @@ rule export_packed:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
     params:
         path="packed/{export}",
         spec=lambda wildcards: plain(export_spec(wildcards, "packed")),

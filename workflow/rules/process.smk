@@ -34,8 +34,8 @@ rule measure_quality:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         counts=lambda wildcards: dataset_of(wildcards).counts_in_raw,
         genes=lambda wildcards: plain(dataset_of(wildcards).gene_rules),
@@ -60,8 +60,8 @@ rule read_labels:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 20 * attempt,
+        mem_mb=by_input(1000, 1000),
+        runtime=by_input(20, 30),
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).label_rules),
         contract=str(versions.LABELS),
@@ -191,8 +191,8 @@ rule count_gene_cells:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         quality=lambda wildcards: plain(dataset_of(wildcards).quality),
         contract=str(versions.GENE_CELLS),
@@ -249,8 +249,8 @@ rule process_part:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
         contracts=[str(versions.COUNTS), str(versions.CELLS)],
@@ -296,8 +296,8 @@ rule measure_genes:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         scale=lambda wildcards: dataset_of(wildcards).variable_genes.scale,
         batch=lambda wildcards: dataset_of(wildcards).gene_batch,
@@ -341,8 +341,8 @@ rule measure_clipped:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         batch=lambda wildcards: dataset_of(wildcards).gene_batch,
         contract=str(versions.CLIPPED_SUMS),

@@ -68,8 +68,8 @@ rule tokenize_part:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_input(1500, 1000),
+        runtime=by_input(20, 30),
     params:
         tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
         contract=str(versions.TOKENS),
