@@ -59,8 +59,8 @@ MinJobAge=3600
 MessageTimeout=10
 AccountingStorageType=accounting_storage/none
 {nodes}
-PartitionName=cpu Nodes=c1,c2 Default=YES MaxTime=04:00:00 State=UP
-PartitionName=gpu Nodes=g1 Default=NO MaxTime=08:00:00 State=UP
+PartitionName=cpu Nodes=c1,c2 Default=YES MaxTime=24:00:00 State=UP
+PartitionName=gpu Nodes=g1 Default=NO MaxTime=24:00:00 State=UP
 """
 # SLURM counts GPUs by their device files; two devices that every machine has stand in for two GPUs.
 GPUS = """\
