@@ -28,10 +28,15 @@ from .stages import Made, make, random_counts, split_raw, three_parts, write_raw
 
 CELLS = 400
 EXPORTS: dict[str, dict[str, Any]] = {
-    "hf/cells": {"kind": "tokens", "embeddings": ["hvg"], "cells_per_file": 100},
+    "hf/cells": {"kind": "tokens", "embeddings": ["hvg"], "cells_per_file": 100, "min_files": 1},
     "hf/counts": {"kind": "expression", "embeddings": ["hvg"], "max_classes": 2, "min_files": 1},
-    "hf/single": {"kind": "single", "captions": ["{cell_type}[ of {donor}, {age}]", "donor"], "missing": "drop"},
-    "hf/pairs": {"kind": "pairs", "negatives": 2, "columns": None},
+    "hf/single": {
+        "kind": "single",
+        "captions": ["{cell_type}[ of {donor}, {age}]", "donor"],
+        "missing": "drop",
+        "min_files": 1,
+    },
+    "hf/pairs": {"kind": "pairs", "negatives": 2, "columns": None, "min_files": 1},
     "hf/multiplets": {
         "kind": "multiplets",
         "captions": ["cell_type", "{age} years"],
@@ -39,6 +44,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
         "negatives": 4,
         "shares": {"in_batch": 0.25, "out_of_batch": 0.25, "hard": 0.25, "embedding": "hvg"},
         "columns": ["flag"],
+        "min_files": 2,
     },
     "mds/tokens": {"kind": "tokens"},
     "mds/json": {"kind": "tokens", "encoding": "json", "compression": None, "hashes": ["sha1"]},
