@@ -19,20 +19,46 @@ from cellmill.embedders.hvg import Hvg
 from cellmill.exports import parse_export
 from cellmill.exports.export import About
 from cellmill.exports.rows import PartFiles
+from cellmill.tokenizers.log import Log
 from cellmill.tokenizers.rank import Rank
+from cellmill.tokenizers.sentence import Sentence
 from cellmill.tokenizers.tokenize import build_vocabulary, tokenize_part
 
 from .stages import Made, make, random_counts, split_raw, three_parts, write_raw
 
 CELLS = 400
 EXPORTS: dict[str, dict[str, Any]] = {
-    "hf/cells": {"kind": "single", "embeddings": ["hvg"], "cells_per_file": 100},
-    "hf/multiplets": {"kind": "multiplets", "sentence_genes": 20},
+    "hf/cells": {"kind": "tokens", "embeddings": ["hvg"], "cells_per_file": 100, "min_files": 1},
+    "hf/counts": {"kind": "expression", "embeddings": ["hvg"], "max_classes": 2, "min_files": 1},
+    "hf/single": {
+        "kind": "single",
+        "captions": ["{cell_type}[ of {donor}, {age}]", "donor"],
+        "missing": "drop",
+        "min_files": 1,
+    },
+    "hf/pairs": {"kind": "pairs", "negatives": 2, "columns": None, "min_files": 1},
+    "hf/multiplets": {
+        "kind": "multiplets",
+        "captions": ["cell_type", "{age} years"],
+        "missing": "fill",
+        "negatives": 4,
+        "shares": {"in_batch": 0.25, "out_of_batch": 0.25, "hard": 0.25, "embedding": "hvg"},
+        "columns": ["flag"],
+        "min_files": 2,
+    },
     "mds/tokens": {"kind": "tokens"},
+    "mds/json": {"kind": "tokens", "encoding": "json", "compression": None, "hashes": ["sha1"]},
+    "mds/values": {"kind": "tokens", "tokenizer": "log", "encoding": "json", "columns": ["age"]},
+    "mds/tensors": {"kind": "expression", "encoding": "tensors", "columns": ["donor"]},
+    "mds/counts": {"kind": "expression", "level": 1, "hashes": []},
     "hdf5/counts": {"kind": "counts", "cells_per_file": 150},
-    "hdf5/dense": {"kind": "counts", "layout": "dense"},
+    "hdf5/dense": {"kind": "counts", "layout": "dense", "genes": "variable", "dtype": "int16"},
     "scdl/counts": {"kind": "counts"},
+    "geneformer/rank": {"kind": "tokens", "cells_per_file": 150},
+    "zarr/counts": {"kind": "counts", "cells_per_dataset": 150, "values_per_chunk": 512, "chunks_per_shard": 4},
+    "packed/counts": {"kind": "counts", "cells_per_file": 150},
 }
+TOKENIZERS: dict[str, Any] = {"rank": Rank(), "log": Log(), "sentence": Sentence(lengths=[20, 5])}
 Tamper = Callable[[pa.Table], pa.Table]
 
 
@@ -47,16 +73,22 @@ def make_dataset(folder: Path, work: Path) -> Made:
     }
     raw = write_raw(work / "raw.h5ad", random_counts(CELLS, 50), obs=obs)
     columns = {"batch": "donor", "label": "cell_type", "keep": ["age", "flag"]}
-    made = make(work, split_raw(raw, work / "raws", three_parts(CELLS)), columns=columns)
-    (folder / "processed").mkdir(parents=True)
-    vocabulary = folder / "tokenized" / "rank" / "vocabulary.json"
-    tokens = vocabulary.with_name("gene_tokens.parquet")
-    build_vocabulary(made.genes, files={}, spec=Rank(), out=vocabulary, out_genes=tokens)
+    raws = split_raw(raw, work / "raws", three_parts(CELLS))
+    made = make(work, raws, columns=columns, variable_genes={"n_top": 20})
+    for name in ("processed", "genes"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(made.genes, folder / "genes")
+    for part in made.parts:
+        shutil.copy(made.file(part, "h5ad"), folder / "processed")
+    for name, spec in TOKENIZERS.items():
+        vocabulary = folder / "tokenized" / name / "vocabulary.json"
+        tokens = vocabulary.with_name("gene_tokens.parquet")
+        build_vocabulary(made.genes, files={}, spec=spec, out=vocabulary, out_genes=tokens)
+        for part in made.parts:
+            processed, out = folder / "processed" / f"{part}.h5ad", vocabulary.with_name(f"{part}.parquet")
+            tokenize_part(processed, vocabulary=vocabulary, gene_tokens=tokens, spec=spec, out=out)
     for part in made.parts:
         processed = folder / "processed" / f"{part}.h5ad"
-        shutil.copy(made.file(part, "h5ad"), processed)
-        out = vocabulary.with_name(f"{part}.parquet")
-        tokenize_part(processed, vocabulary=vocabulary, gene_tokens=tokens, spec=Rank(), out=out)
         vectors = folder / "embedded" / "hvg" / f"{part}.npy"
         said = vectors.with_suffix(".json")
         embed_part(processed, genes=made.genes, model=None, spec=Hvg(n_genes=8), out=vectors, manifest=said)
@@ -96,7 +128,7 @@ def make_export(
             about=about,
             ledger=made.ledger,
             genes=made.genes,
-            vocabulary_file=str(folder / "tokenized" / "rank" / "vocabulary.json") if spec.tokenizers else None,
+            vocabulary_file=next((str(folder / "tokenized" / t / "vocabulary.json") for t in spec.tokenizers), None),
             out=folder / path / "manifest.json",
         )
     return folder / path

@@ -18,11 +18,17 @@ WAITING_ROWS = 1 << 16
 
 
 class Rows(NamedTuple):
-    """Some cells of a file: its name in the export, the number of the first in it, and their columns."""
+    """Some cells of a file: its name in the export, the row of the first in it, and their columns."""
 
     file: str
     first: int
     table: pa.Table
+    step: int = 1
+    """Rows that each cell has there."""
+
+    def row(self, at: int) -> int:
+        """The row in the file of a cell of the table."""
+        return self.first + self.step * at
 
 
 class Split:
@@ -51,7 +57,7 @@ class Split:
         self.cells += n
         ids = rows.table["cell_id"].combine_chunks().cast(pa.large_string())
         if ids.null_count:
-            first = rows.first + int(pc.index(ids.is_null(), True).as_py())
+            first = rows.row(int(pc.index(ids.is_null(), True).as_py()))
             self.problems.add(
                 "cells without an id", f"{rows.file}, row {first}", f"{ids.null_count:,} cells have no id"
             )
@@ -61,7 +67,7 @@ class Split:
         if self._expected is None:
             return
         table = rows.table.append_column("_file", pa.repeat(rows.file, n))
-        table = table.append_column("_row", pa.array(np.arange(rows.first, rows.first + n)))
+        table = table.append_column("_row", pa.array(rows.first + rows.step * np.arange(n)))
         # Cells before this key are drawn whatever their number; a cell far out of place must not draw all others.
         upto, limit = int(np.quantile(keys, 0.9, method="lower")), n + WAITING_ROWS // 2
         wanted = self._pull(upto, limit)
@@ -92,7 +98,7 @@ class Split:
         same = [r for r in np.flatnonzero(keys == before) if ids[int(r)].as_py() == self._id_before(ids, int(r))]
 
         def where(row: int) -> str:
-            return f"{rows.file}, row {rows.first + row}, cell '{ids[row]}'"
+            return f"{rows.file}, row {rows.row(row)}, cell '{ids[row]}'"
 
         late = "stands behind a cell that should come after it; expected the order of the hash of the cell id"
         self.problems.many("cells out of order", len(down), ((where(int(r)), late) for r in down))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cellmill.checks.check import Checked
     from cellmill.checks.compare import Split
+    from cellmill.exports import Export
     from cellmill.exports.rows import Header, PartFiles
 
 ORDER = "each split in the order of a hash of the cell id"
@@ -40,7 +41,9 @@ def check(checked: Checked, *, files_only: bool) -> None:
 
 def _check_files(folder: Path, said: dict[str, Any], problems: Problems) -> None:
     """Every file of the manifest with its size and checksum, and no other."""
-    there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    there = {
+        p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and not p.match(manifest.CACHES)
+    }
     there.pop(manifest.NAME, None)
     for name in sorted(there.keys() - said["files"].keys()):
         problems.add("files that should not be there", name, "is not in the manifest; move it elsewhere")
@@ -95,7 +98,8 @@ def _splits(
 ) -> tuple[set[str], set[str]]:
     from cellmill.checks.compare import Split
 
-    header, genes = source.header, [] if source.header is None else source.header.genes["gene_id"].tolist()
+    header = source.header
+    genes = [] if header is None or not hasattr(reader, "genes") else _written(reader, header, said)
     coming = _BySplit(rows)
     compared: set[str] = set()
     left: set[str] = set()
@@ -104,7 +108,8 @@ def _splits(
             wanted = None
             if header is not None:
                 wanted = (reader.expected(batch, header, said) for batch in coming.of(name))
-                _check_genes(folder, name, reader, genes, problems)
+                if hasattr(reader, "genes"):
+                    _check_genes(folder, name, reader, _written(reader, header, said), problems)
             split = Split(name, wanted, problems, genes=genes)
             try:
                 whole = _read(folder, name, said, reader, split, counter)
@@ -115,9 +120,19 @@ def _splits(
             if split.cells != cells:
                 text = f"has {split.cells:,} cells that can be read, expected {cells:,}"
                 problems.add("splits of another size", f"{name}/", text)
-            looked = reader.also(folder, name, said, problems) if whole and hasattr(reader, "also") else set()
+            looked: set[str] = set()
+            if whole and hasattr(reader, "also"):
+                try:
+                    looked = reader.also(folder, name, said, problems)
+                except UnreadableError as error:
+                    problems.add("files that cannot be read", error.file, error.why)
             compared |= split.compared | looked
             left |= split.uncompared - looked
+    if hasattr(reader, "whole"):
+        try:
+            reader.whole(folder, said, header, problems)
+        except UnreadableError as error:
+            problems.add("files that cannot be read", error.file, error.why)
     return compared, left
 
 
@@ -136,8 +151,6 @@ def _read(folder: Path, name: str, said: dict[str, Any], reader: ModuleType, spl
 
 
 def _check_genes(folder: Path, split: str, reader: ModuleType, genes: list[str], problems: Problems) -> None:
-    if not hasattr(reader, "genes"):
-        return
     try:
         for file, found in reader.genes(folder, split):
             if found != genes:
@@ -146,8 +159,14 @@ def _check_genes(folder: Path, split: str, reader: ModuleType, genes: list[str],
                 if at is not None:
                     what = f"gene {at} is '{found[at]}', expected '{genes[at]}'"
                 problems.add("gene lists", file, what)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, CellmillError) as error:
         problems.add("gene lists", f"{split}/", f"not readable ({error})")
+
+
+def _written(reader: ModuleType, header: Header, said: dict[str, Any]) -> list[str]:
+    """The genes that the export has: all of the gene space, or those that its reader says."""
+    genes = header.genes["gene_id"]
+    return list(genes[reader.written(header, said)] if hasattr(reader, "written") else genes)
 
 
 class _BySplit:
@@ -200,8 +219,11 @@ class _Source:
             for file in (part.processed, *part.tokens.values(), *part.embeddings.values()):
                 if not Path(file).is_file():
                     return cls([], None, (), f"{Path(file).relative_to(base).as_posix()} is not at hand")
+        genes = base / "genes" / "genes.parquet"
+        if getattr(spec, "genes", "all") != "all" and not genes.is_file():
+            return cls([], None, (), "genes/genes.parquet is not at hand")
         try:
-            header = _header(parts, said, tokens, vectors, getattr(spec, "columns", None))
+            header = _header(parts, said, spec, genes)
         except CellmillError as error:
             return cls([], None, (), f"{error.where}: {error.found}")
         columns = (
@@ -211,34 +233,38 @@ class _Source:
         return cls(parts, header, columns)
 
 
-def _header(
-    parts: list[PartFiles],
-    said: dict[str, Any],
-    tokenizers: tuple[str, ...],
-    embedders: tuple[str, ...],
-    asked: list[str] | None,
-) -> Header:
-    """What ``ordered`` needs to know, from the manifest and the first part."""
+def _header(parts: list[PartFiles], said: dict[str, Any], spec: Export, gene_file: Path) -> Header:
+    """What ``ordered`` needs to know, from the manifest, the first part, and the gene table where it is at hand."""
     import numpy as np
 
     from cellmill.contracts import embedding
     from cellmill.contracts.counts import CountsPart
+    from cellmill.contracts.genes import read_genes
     from cellmill.contracts.tokens import TokensPart
+    from cellmill.exports.captions import columns_of
     from cellmill.exports.rows import Header, common_schema
 
     with CountsPart(parts[0].processed) as part:
         genes = part.var.rename_axis("gene_id").reset_index()
-        columns = list(part.exported_columns) if asked is None else asked
+        kept = list(part.exported_columns)
+    if gene_file.is_file():
+        table, _ = read_genes(gene_file)
+        if list(table["gene_id"]) != list(genes["gene_id"]):
+            raise CellmillError(gene_file, "has other genes than processed/.", "Run snakemake again.")
+        genes = table
+    asked = getattr(spec, "columns", None)
+    columns = [*(kept if asked is None else asked), *columns_of(said["facts"].get("captions", []))]
+    columns += said["facts"].get("obs", [])
     tokens = {}
-    for name in tokenizers:
+    for name in spec.tokenizers:
         with TokensPart(parts[0].tokens[name]) as file:
             tokens[name] = {column: file.facts["exported"][column] for column in file.fields}
     return Header(
         dataset=said["dataset"],
         cells=said["splits"],
-        genes=genes[["gene_id", "gene_symbol"]],
+        genes=genes,
         counts_dtype=np.dtype(said["counts_dtype"]),
-        obs=common_schema(parts, columns),
+        obs=common_schema(parts, list(dict.fromkeys(columns))),
         tokens=tokens,
-        widths={e: int(embedding.read(parts[0].embeddings[e]).shape[1]) for e in embedders},
+        widths={e: int(embedding.read(parts[0].embeddings[e]).shape[1]) for e in spec.embedders},
     )

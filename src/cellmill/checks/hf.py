@@ -11,8 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cellmill.checks.columns import differing
 from cellmill.checks.compare import Rows
 from cellmill.checks.problems import Problems, UnreadableError
+from cellmill.exports.captions import render
+from cellmill.exports.features import decode
+from cellmill.exports.hf_rows import numbered, place
 from cellmill.exports.rows import Header, token_column
 from cellmill.keys import hash_strings
 
@@ -20,61 +24,141 @@ BLOCK_ROWS = 4_096
 
 
 def read(folder: Path, split: str, said: dict[str, Any]) -> Iterator[Rows]:
-    """``NNNNN.parquet`` of a split, under the names of the files; ``sample_idx`` of multiplets is the cell id."""
+    """``NNNNN.parquet`` of a split, classes by name; ``sample_idx`` is the cell id; of pairs the rows of label 1."""
+    for rows in _whole_cells(folder, split, said):
+        if rows.step > 1:
+            _look_at_rows_of_cells(rows)
+            rows = rows._replace(table=rows.table.take(pa.array(np.arange(0, len(rows.table), rows.step))))
+        yield rows
+
+
+def _whole_cells(folder: Path, split: str, said: dict[str, Any]) -> Iterator[Rows]:
+    """Every row, no cell cut in two."""
+    step = 1 + said["spec"]["negatives"] if said["spec"]["kind"] == "pairs" else 1
     for path in sorted((folder / split).glob("*.parquet")):
         name, first = f"{split}/{path.name}", 0
+        waiting: pa.Table | None = None
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(BLOCK_ROWS, use_threads=False):
-                    table = pa.Table.from_batches([batch])
+                    table = pa.Table.from_batches([batch]).replace_schema_metadata(file.schema_arrow.metadata)
+                    table = decode(table).replace_schema_metadata(None)
                     if "sample_idx" in table.column_names:
                         table = table.rename_columns({"sample_idx": "cell_id"})
-                    yield Rows(name, first, table)
-                    first += batch.num_rows
+                    if waiting is not None:
+                        table = pa.concat_tables([waiting, table]).combine_chunks()
+                    whole = len(table) - len(table) % step
+                    yield Rows(name, first, table.slice(0, whole).combine_chunks(), step)
+                    waiting, first = table.slice(whole) if whole < len(table) else None, first + whole
         except (OSError, pa.ArrowException) as error:
             raise UnreadableError(name, f"not readable behind row {first} ({error})") from error
+        if waiting is not None:
+            raise UnreadableError(name, f"ends with {len(waiting)} of the {step} rows of a cell")
+
+
+def _look_at_rows_of_cells(rows: Rows) -> None:
+    """Pairs: of each cell first the row of label 1, then those of label 0."""
+    table, step = rows.table, rows.step
+    if missing := {"cell_id", "label"} - set(table.column_names):
+        raise UnreadableError(rows.file, f"there is no column '{min(missing)}'")
+    ids, labels = _hashed(table["cell_id"]).reshape(-1, step), table["label"].to_numpy().reshape(-1, step)
+    wrong = (ids != ids[:, :1]) | (labels != (np.arange(step) == 0))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        what = f"cell '{table['cell_id'][row]}' with label {table['label'][row]}"
+        expected = f"cell '{table['cell_id'][row - row % step]}' with label {float(row % step == 0)}"
+        raise UnreadableError(rows.file, f"row {rows.first + row} is {what}, expected {expected}")
 
 
 def also(folder: Path, split: str, said: dict[str, Any], problems: Problems) -> set[str]:
-    """Negatives of multiplets: other cells of the split, each once, of another caption, with their own texts.
+    """What was drawn: negatives of multiplets and pairs.
 
     Gives the columns that were looked at.
-    Memory: 24 bytes per cell of the split.
+    Memory: 8 bytes per cell of the split and column of text.
     """
-    if said["spec"]["kind"] != "multiplets":
+    kind = said["spec"]["kind"]
+    if kind not in ("pairs", "multiplets"):
         return set()
-    known = [[_hashed(r.table[c]) for c in _TEXTS] for r in read(folder, split, said)]
-    if not known:
+    names = numbered("positive" if kind == "multiplets" else "caption", len(said["facts"]["captions"]))
+    if kind == "pairs":
+        return _pairs(folder, split, said, problems, names)
+    return _multiplets(folder, split, said, problems, names)
+
+
+def _multiplets(folder: Path, split: str, said: dict[str, Any], problems: Problems, captions: list[str]) -> set[str]:
+    """Negatives are other cells of the split, each once, of other captions, with their own texts."""
+    texts = [
+        c for c in ("cell_id", *captions, "cell_sentence_1") if c != "cell_sentence_1" or said["spec"]["sentences"]
+    ]
+    known: dict[str, list[np.ndarray]] = {c: [] for c in texts}
+    for rows in read(folder, split, said):
+        if missing := set(texts) - set(rows.table.column_names):
+            raise UnreadableError(rows.file, f"there is no column '{min(missing)}'")
+        for column, found in known.items():
+            found.append(_hashed(rows.table[column]))
+    if not known["cell_id"]:
         return set()
-    ids, captions, sentences = (np.concatenate(arrays) for arrays in zip(*known, strict=True))
-    by_id = np.argsort(ids)
+    of = {column: np.concatenate(found) for column, found in known.items()}
+    ids, by_id = of["cell_id"], np.argsort(of["cell_id"])
     looked: set[str] = set()
     for rows in read(folder, split, said):
-        own = _hashed(rows.table["positive"])
-        drawn = [_hashed(rows.table["cell_id"])]
+        table = rows.table
+        own = {c: _hashed(table[c]) for c in captions}
+        drawn = [_hashed(table["cell_id"])]
         for k in range(1, said["spec"]["negatives"] + 1):
-            column = f"negative_{k}_idx"
-            if column not in rows.table.column_names:
-                continue
-            wanted = _hashed(rows.table[column])
+            column, text = f"negative_{k}_idx", f"negative_{k}"
+            if column not in table.column_names:
+                problems.add("columns that are missing", rows.file, f"there is no column '{column}'")
+                return looked
+            wanted = _hashed(table[column])
             at = by_id[np.minimum(np.searchsorted(ids, wanted, sorter=by_id), len(ids) - 1)]
             there = ids[at] == wanted
             _tell(problems, rows, column, ~there, "is no cell of this split")
-            _tell(problems, rows, column, there & (captions[at] == own), "has the caption of the anchor")
+            alike = np.any([of[c][at] == mine for c, mine in own.items()], axis=0)
+            _tell(problems, rows, column, there & alike, "has the caption of the anchor")
             twice = np.any([wanted == d for d in drawn], axis=0)
             _tell(problems, rows, column, twice, "is the anchor, or stands twice")
             drawn.append(wanted)
             looked.add(column)
-            text = f"negative_{k}"
-            if text in rows.table.column_names:
-                texts, what = (captions, "caption") if k % 2 else (sentences, "cell sentence")
-                other = there & (_hashed(rows.table[text]) != texts[at])
+            if text in table.column_names:
+                source, what = (captions[0], "caption") if k % 2 else ("cell_sentence_1", "cell sentence")
+                other = there & (_hashed(table[text]) != of[source][at])
                 _tell(problems, rows, text, other, f"is not the {what} of {column}")
                 looked.add(text)
     return looked
 
 
-_TEXTS = ("cell_id", "positive", "cell_sentence_1")
+def _pairs(folder: Path, split: str, said: dict[str, Any], problems: Problems, captions: list[str]) -> set[str]:
+    """Rows of label 0 have the captions of another cell, all unlike those of their own, and else what label 1 has."""
+    known: list[np.ndarray] = []
+    for rows in read(folder, split, said):
+        if missing := set(captions) - set(rows.table.column_names):
+            raise UnreadableError(rows.file, f"there is no column '{min(missing)}'")
+        known.append(np.unique(_together(rows.table, captions)))
+    if not known:
+        return set()
+    there = np.unique(np.concatenate(known))
+    for rows in _whole_cells(folder, split, said):
+        row = np.arange(len(rows.table))
+        own = row - row % rows.step
+        all_rows = rows._replace(step=1)
+        for name in captions:
+            found = _hashed(rows.table[name])
+            _tell(problems, all_rows, name, (row != own) & (found == found[own]), "is the caption of the cell itself")
+        drawn = (row != own) & ~np.isin(_together(rows.table, captions), there)
+        _tell(problems, all_rows, captions[0], drawn, "is the caption of no cell of this split")
+        for name in set(rows.table.column_names) - {*captions, "cell_id", "label"}:
+            column = rows.table[name].combine_chunks()
+            unlike = differing(column, column.take(pa.array(own)))
+            _tell(problems, all_rows, name, unlike, "is not what the row of label 1 has")
+    return {"label"}
+
+
+def _together(table: pa.Table, columns: list[str]) -> np.ndarray:
+    """One hash for the texts of all columns."""
+    texts = [table[c].cast(pa.large_string()) for c in columns]
+    joined = pc.binary_join_element_wise(*texts, pa.scalar("\0", pa.large_string()))
+    return _hashed(joined)
 
 
 def _hashed(column: pa.ChunkedArray) -> np.ndarray:
@@ -85,7 +169,7 @@ def _tell(problems: Problems, rows: Rows, column: str, wrong: np.ndarray, what: 
     at = np.flatnonzero(wrong).tolist()
     each = (
         (
-            f"{rows.file}, row {rows.first + row}, cell '{rows.table['cell_id'][row]}', {column}",
+            f"{rows.file}, row {rows.row(row)}, cell '{rows.table['cell_id'][row]}', {column}",
             f"'{rows.table[column][row]}' {what}",
         )
         for row in at
@@ -93,20 +177,25 @@ def _tell(problems: Problems, rows: Rows, column: str, wrong: np.ndarray, what: 
     problems.many(f"{column} that {what}", len(at), each)
 
 
-def expected(batch: pa.RecordBatch, header: Header, said: dict[str, Any]) -> pa.Table:
-    """What the file must hold of these cells; sentences and captions of multiplets, but not what was drawn."""
-    spec = said["spec"]
-    if spec["kind"] == "multiplets":
-        from cellmill.exports.multiplets import cell_sentences
+def genes(folder: Path, split: str) -> Iterator[tuple[str, list[str]]]:
+    """What the numbers of the column ``genes`` stand for."""
+    path = folder / "genes.parquet"
+    if path.is_file():
+        yield path.name, pq.read_table(path, columns=["gene_id"])["gene_id"].to_pylist()
 
-        names = header.genes["gene_symbol"].where(header.genes["gene_symbol"].fillna("") != "", header.genes["gene_id"])
-        sentences = cell_sentences(
-            batch["genes"], batch["counts"], pa.array(names, pa.string()), spec["sentence_genes"]
-        )
-        caption = batch[said["facts"]["caption"]]
-        return pa.table({"cell_id": batch["cell_id"], "cell_sentence_1": sentences, "positive": caption})
+
+def expected(batch: pa.RecordBatch, header: Header, said: dict[str, Any]) -> pa.Table:
+    """What the file must hold of these cells; sentences and captions of text, but not what was drawn."""
+    spec, facts = said["spec"], said["facts"]
     columns = {"cell_id": batch["cell_id"]}
+    if spec["kind"] == "expression":
+        columns |= {c: batch[c] for c in ("genes", "counts")}
     for tokenizer, found in header.tokens.items():
         columns |= {c: batch[token_column(tokenizer, c)] for c in found}
-    columns |= {f"embedding_{e}": batch[f"embedding:{e}"] for e in header.widths}
-    return pa.table(columns | {c: batch[c] for c in header.obs.names})
+    asked = facts.get("captions", [])
+    names = numbered("positive" if spec["kind"] == "multiplets" else "caption", len(asked))
+    for name, caption in zip(names, asked, strict=True):
+        how = {"missing": spec["missing"], "fill": spec["fill"]}
+        columns[name] = render(batch, caption, **how, where=place(header, "of the export"))
+    columns |= {f"embedding_{e}": batch[f"embedding:{e}"] for e in spec["embeddings"]}
+    return pa.table(columns | {c: batch[c] for c in facts["obs"]})

@@ -28,7 +28,9 @@ GROUP_ROWS = 1_000
 RANKED = ("rank", "geneformer_v1", "geneformer_v2")
 """Kinds of tokenizers whose ids are genes by falling value: what Geneformer's models read."""
 WRITTEN = ("input_ids", "length", "cell_id")
-_LENGTHS, _STATE, _INFO = "lengths.pkl", "state.json", "dataset_info.json"
+LENGTHS, STATE, _INFO = "lengths.pkl", "state.json", "dataset_info.json"
+LIST_BEGINS = pickle.PROTO + b"\x02" + pickle.EMPTY_LIST
+"""How the pickle of a list begins."""
 
 
 class GeneformerTokens(Spec, ExportSpec):
@@ -118,8 +120,8 @@ def _write_split(folder: Path, batches: Iterator[tuple[int, pa.RecordBatch]], n_
     import pyarrow as pa
 
     files, tokens = [], 0
-    with open(folder / _LENGTHS, "wb") as lengths:
-        lengths.write(pickle.PROTO + b"\x02" + pickle.EMPTY_LIST)
+    with open(folder / LENGTHS, "wb") as lengths:
+        lengths.write(LIST_BEGINS)
         for number, mine in groupby(batches, key=itemgetter(0)):
             name, cells = f"data-{number:05d}-of-{n_files:05d}.arrow", 0
             with ExitStack() as stack:
@@ -130,7 +132,7 @@ def _write_split(folder: Path, batches: Iterator[tuple[int, pa.RecordBatch]], n_
                         writer = stack.enter_context(pa.ipc.new_stream(sink, batch.schema))
                     writer.write_batch(batch)
                     of_cells = batch["length"].to_numpy()
-                    lengths.write(_appended(of_cells))
+                    lengths.write(appended(of_cells))
                     tokens += int(of_cells.sum())
                     cells += batch.num_rows
             files.append({"file": f"{folder.name}/{name}", "cells": cells})
@@ -138,7 +140,7 @@ def _write_split(folder: Path, batches: Iterator[tuple[int, pa.RecordBatch]], n_
     return {"tokens": tokens, "files": files}
 
 
-def _appended(numbers: np.ndarray) -> bytes:
+def appended(numbers: np.ndarray) -> bytes:
     """Opcodes that append whole numbers below 2**31 to the list of a pickle."""
     import numpy as np
 
@@ -162,7 +164,7 @@ def _describe(folder: Path, columns: dict[str, str]) -> None:
         "_output_all_columns": False,
         "_split": folder.name,
     }
-    (folder / _STATE).write_text(json.dumps(state, indent=2))
+    (folder / STATE).write_text(json.dumps(state, indent=2))
     features: dict[str, Any] = {
         name: {"dtype": kind, "_type": "Value"}
         if kind != "list<int32>"
