@@ -21,7 +21,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 
 # Where conda-forge's name is not PyPI's.
 PYPI_NAMES = {"matplotlib-base": "matplotlib", "python-isal": "isal", "python-xxhash": "xxhash"}
-PYPI_NAMES |= {"huggingface_hub": "huggingface-hub"}
+PYPI_NAMES |= {"huggingface_hub": "huggingface-hub", "pytorch": "torch"}
 # Used where they are installed: hdf5plugin for compressions that h5py has not; deflate is faster than isal.
 OPTIONAL = {"hdf5plugin", "deflate"}
 USER_EXTRAS = {"workflow", "torch", "models", "cloud", "doublets"}
