@@ -1,4 +1,4 @@
-"""Tokens to vectors: a model of Geneformer V1's size with random weights, over cells of a real distribution of lengths."""
+"""Tokens to vectors: Geneformer V1's size, random weights; lengths of cells log-normal, 900 genes in the middle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLISHED = "as EmbExtractor"
 WHO = (*OURS, PUBLISHED, PLAIN)
 LONGEST, VOCABULARY, LAYER = 2_048, 25_426, -1
 BATCH = 8
-"""Cells at once in the loops; on two cores no other size is faster."""
+"""Cells at once in the loops."""
 
 
 def prepare(folder: Path, cells: int) -> Path:
