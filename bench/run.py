@@ -58,7 +58,7 @@ def main() -> int:
         elif name == "tokenize":
             _tokenize(asked.cells, asked.runs)
         elif name == "embed":
-            _embed(min(asked.cells, 2_000), asked.runs)
+            _embed(min(asked.cells, 200), asked.runs)
         elif name == "load":
             _load(asked.cells, asked.runs)
         elif name == "packed":
