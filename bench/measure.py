@@ -77,6 +77,12 @@ def tokenize(who: str, path: Path) -> Callable[[], object]:
     return tokens.contender(who, path)
 
 
+def embed(who: str, path: Path) -> Callable[[], object]:
+    import embeddings
+
+    return embeddings.contender(who, path)
+
+
 def convert(who: str, path: Path) -> Callable[[], object]:
     folder = Path(tempfile.mkdtemp(dir=path.parent))
     tempfile.tempdir = str(folder)  # theirs works there, on the same disk
@@ -142,6 +148,7 @@ MEASUREMENTS = {
     "write": write,
     "quality": quality,
     "tokenize": tokenize,
+    "embed": embed,
     "convert": convert,
     "open": open_archive,
 }

@@ -20,6 +20,7 @@ MEASUREMENTS = {
     "write": ("ours, 1 thread", "ours, 2 threads", "anndata gzip"),
     "quality": ("reading alone, 2 threads", "ours, 2 threads", "ours, workflow", "scanpy"),
     "tokenize": (),
+    "embed": (),
     "convert": ("ours, 1 thread", "ours, 2 threads", "convert_h5ad_to_scdl"),
     "open": ("ours", "bionemo-scdl"),
     "mds": (
@@ -58,6 +59,8 @@ def main() -> int:
             _scale(asked.cells, everything=asked.everything)
         elif name == "tokenize":
             _tokenize(asked.cells, asked.runs)
+        elif name == "embed":
+            _embed(min(asked.cells, 200), asked.runs)
         elif name == "load":
             _load(asked.cells, asked.runs)
         elif name == "packed":
@@ -93,6 +96,18 @@ def _tokenize(cells: int, runs: int) -> None:
         for who in tokens.WHO:
             found[who].append(_measured("tokenize", who, out))
     print(tokens.table(found))
+
+
+def _embed(cells: int, runs: int) -> None:
+    import embeddings
+
+    path = embeddings.prepare(HERE / "data", cells)
+    print(f"\nembed: {cells:,} cells, 6 layers of 256, random weights, on the CPU; {_RUNS.format(runs)}")
+    found: dict[str, list[dict[str, float]]] = {who: [] for who in embeddings.WHO}
+    for _ in range(runs):
+        for who in embeddings.WHO:
+            found[who].append(_measured("embed", who, path))
+    print(embeddings.table(found, cells))
 
 
 def _load(cells: int, runs: int) -> None:

@@ -53,6 +53,8 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Tokenizer `sentence`", "", tokenizers.Sentence),
     ("Embedder `hvg`", "", embedders.Hvg),
     ("Embedder `pca`", "", embedders.Pca),
+    ("Embedder `geneformer`", "", embedders.Geneformer),
+    ("Embedder `transformer`", "", embedders.Transformer),
     ("Export `hf`, kind `tokens`", "", exports.HfTokens),
     ("Export `hf`, kind `expression`", "", exports.HfExpression),
     ("Export `hf`, kind `single`", "", exports.HfSingle),

@@ -477,6 +477,15 @@ def test_vectors_are_what_numpy_reads(tmp_path: Path) -> None:
     assert np.load(tmp_path / "x.npy").dtype == np.dtype("<f4")
 
 
+def test_vectors_may_have_half_the_bytes(tmp_path: Path) -> None:
+    """float16 says so in its manifest; a value that it cannot hold is refused."""
+    path, said = tmp_path / "x.npy", tmp_path / "x.json"
+    embedding.write(path, said, [np.eye(2, 3)], shape=(2, 3), facts={}, dtype="float16")
+    assert embedding.read(path).dtype == np.dtype("<f2") and json.loads(said.read_text())["dtype"] == "float16"
+    with pytest.raises(CellmillError, match="row 0 is not finite in float16"):
+        embedding.write(path, said, [np.full((2, 3), 1e6)], shape=(2, 3), facts={}, dtype="float16")
+
+
 # Manifests
 
 
@@ -587,6 +596,12 @@ def test_products_of_an_older_version_are_refused() -> None:
     """Written at b4d6ffc by ``measure_covariance`` from ``random_counts(12, 5)``, of three genes."""
     with pytest.raises(CellmillError, match=r"found 'covariance 1', this cellmill reads 'covariance 2'.*made anew"):
         genes.read_arrays(ARCHIVES / "covariance_1.npz", versions.COVARIANCE)
+
+
+def test_vectors_of_an_older_version_are_refused() -> None:
+    """Written at a80f460 by ``contracts.embedding.write``, without ``dtype``."""
+    with pytest.raises(CellmillError, match=r"found 'embedding 1', this cellmill reads 'embedding 2'.*made anew"):
+        embedding.read(ARCHIVES / "embedding_1.npy")
 
 
 @pytest.mark.parametrize(("name", "said"), [("hf_1", "hf 1"), ("hdf5_1.manifest.json", "hdf5 1")])

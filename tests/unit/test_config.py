@@ -777,3 +777,44 @@ def test_every_dataset_that_ships_is_valid_by_itself(name: str, repo: Path, monk
     spec = project.datasets[name]
     assert list(project.datasets) == [name] and spec.exports
     assert spec.source.planned or spec.source.parts()
+
+
+def with_model(**embedder: Any) -> dict[str, Any]:
+    """A configuration that has an embedder over tokens."""
+    tokenizers = {"v1": {"kind": "geneformer_v1"}, "v2": {"kind": "geneformer_v2"}, "log": {"kind": "log"}}
+    tokenizers |= {"scgpt": {"kind": "scgpt"}}
+    config = change(CONFIG, "tokenizers", CONFIG["tokenizers"] | tokenizers)
+    return change(config, "embedders.model", {"tokenizer": "v1", "model": "m"} | embedder)
+
+
+@pytest.mark.parametrize(
+    ("embedder", "said"),
+    [
+        ({"kind": "geneformer"}, r"embedders\.model\.model: no config\.json in 'm'\. Name a folder with a model"),
+        (
+            {"kind": "geneformer", "tokenizer": "v3"},
+            r"tokenizer: no tokenizer 'v3' is defined\. There: log, rank, scgpt, v1, v2",
+        ),
+        ({"kind": "geneformer", "tokenizer": "log"}, r"'log' is of the kind log\. Name one of the kind rank, gene"),
+        ({"kind": "geneformer", "pooling": "cls"}, r"pooling: cells of 'v1' do not begin with <cls>"),
+        ({"kind": "transformer", "tokenizer": "scgpt"}, r"'scgpt' writes genes and expressions, no input_ids"),
+        ({"kind": "geneformer", "layers": [1]}, "less than or equal to 0"),
+        ({"kind": "geneformer", "layers": []}, "at least 1 item"),
+    ],
+)
+def test_a_model_that_cannot_be_run_is_told(root: Path, embedder: dict[str, Any], said: str) -> None:
+    """Before the first job."""
+    with pytest.raises(ConfigError, match=said):
+        load(root, {**HEART, "embedders": ["model"]}, with_model(**embedder))
+
+
+def test_the_tokens_of_a_model_are_made(root: Path) -> None:
+    """Though nobody asks for them by name; a model that nobody asks for need not be there."""
+    config = with_model(kind="geneformer")
+    assert load(root, HEART, config).embedders_of("heart") == ["hvg", "pca"]
+    (root / "m").mkdir()
+    (root / "m/config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no weights in 'm'\. There must be model\*\.safetensors or"):
+        load(root, {**HEART, "embedders": ["model"]}, config)
+    (root / "m/model.safetensors").write_bytes(b"")
+    assert "v1" in load(root, {**HEART, "embedders": ["model"]}, config).tokenizers_of("heart")

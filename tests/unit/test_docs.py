@@ -196,7 +196,9 @@ def test_the_layout_names_rules_and_contracts_that_exist():
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
         rules |= set(re.findall(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)\b", path.read_text(), flags=re.MULTILINE))
     rows = table(section(read("docs/layout.md"), "The results"))
-    assert {writer.strip("`") for _, writer, _, _ in rows} == rules - {"all", "retrieve_resource"} | {"the end of a run"}
+    assert {writer.strip("`") for _, writer, _, _ in rows} == rules - {"all", "retrieve_resource"} | {
+        "the end of a run"
+    }
     assert {contract for *_, contract in rows} - {""} == set(CONTRACTS)
 
 

@@ -24,6 +24,7 @@ PYPI_NAMES = {
     "matplotlib-base": "matplotlib",
     "python-isal": "isal",
     "python-xxhash": "xxhash",
+    "pytorch": "torch",
     "huggingface_hub": "huggingface-hub",
 }
 # Used where they are installed: hdf5plugin for compressions that h5py has not; deflate is faster than isal.

@@ -19,6 +19,8 @@ from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
 from cellmill.contracts.plan import digest, members_of, read_plan
 from cellmill.errors import CellmillError
+from cellmill.embedders import OfTokens
+from cellmill.embedders.model_files import model_files
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
 from cellmill.operations.times import write_times
@@ -387,6 +389,30 @@ def tokenizer_files(wildcards):
 
 
 # --- embedders
+
+
+def token_embedders():
+    """A pattern of the names of embedders that run a model over tokens; of none where none does."""
+    return "|".join(n for n, e in PROJECT.config.embedders.items() if isinstance(e, OfTokens)) or "(?!)"
+
+
+def count_embedders():
+    """A pattern of the names of the others; an unknown name is one."""
+    return rf"(?!(?:{token_embedders()})/)[A-Za-z0-9_-]+"
+
+
+def embedder_tokens(pattern):
+    """An input function: a file of the tokenizer whose tokens the embedder reads."""
+
+    def file(wildcards):
+        return expand(pattern, tokenizer=embedder_spec(wildcards).tokenizer, **dict(wildcards.items()))[0]
+
+    return file
+
+
+def embedder_files(wildcards):
+    """The files of the embedder's model; those of the ledger are fetched first."""
+    return model_files(embedder_spec(wildcards).model, Ledger(LEDGER))
 
 
 def embedder_spec(wildcards):

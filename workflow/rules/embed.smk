@@ -1,7 +1,8 @@
 # in:  results/{dataset}/processed/{part}.h5ad, results/{dataset}/genes/genes.parquet
+#      results/{dataset}/tokenized/{tokenizer}/{part}.parquet, the files of a model
 # out: results/{dataset}/embedded/{embedder}/model/part_{part}.npz  products over the training cells   contract: covariance
 #      results/{dataset}/embedded/{embedder}/model/pca.npz      components                         contract: pca
-#      results/{dataset}/embedded/{embedder}/{part}.npy         float32, row-aligned, and .json    contract: embedding
+#      results/{dataset}/embedded/{embedder}/{part}.npy         row-aligned vectors, and .json     contract: embedding
 
 
 rule measure_covariance:
@@ -57,6 +58,8 @@ rule embed_part:
     output:
         vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
+    wildcard_constraints:
+        embedder=count_embedders(),
     log:
         "logs/embed_part/{dataset}.{embedder}.{part}.log",
     benchmark:
@@ -72,3 +75,32 @@ rule embed_part:
         contract=str(versions.EMBEDDING),
     script:
         "../scripts/embed_part.py"
+
+
+rule embed_tokens:
+    input:
+        tokens=embedder_tokens("results/{dataset}/tokenized/{tokenizer}/{part}.parquet"),
+        vocabulary=embedder_tokens("results/{dataset}/tokenized/{tokenizer}/vocabulary.json"),
+        gene_tokens=embedder_tokens("results/{dataset}/tokenized/{tokenizer}/gene_tokens.parquet"),
+        model=embedder_files,
+    output:
+        vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
+        manifest="results/{dataset}/embedded/{embedder}/{part}.json",
+    wildcard_constraints:
+        embedder=token_embedders(),
+    log:
+        "logs/embed_tokens/{dataset}.{embedder}.{part}.log",
+    benchmark:
+        "benchmarks/embed_tokens/{dataset}.{embedder}.{part}.jsonl"
+    conda:
+        "../envs/transformers.yaml"
+    threads: spare_threads
+    resources:
+        gpu=lambda wildcards: embedder_spec(wildcards).gpus,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 480 * attempt,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        contract=str(versions.EMBEDDING),
+    script:
+        "../scripts/embed_tokens.py"

@@ -1,17 +1,19 @@
-"""``embedded/{embedder}/{part}.npy`` with ``{part}.json`` beside it: float32 (kept cells, dimensions)."""
+"""``embedded/{embedder}/{part}.npy`` with ``{part}.json`` beside it: (kept cells, dimensions) of float32 or float16."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cellmill.contracts.versions import EMBEDDING
 from cellmill.errors import CellmillError
 from cellmill.files import read_json, replacing, write_json
+
+TYPES = {"float32": "<f4", "float16": "<f2"}
 
 
 def write(
@@ -21,22 +23,26 @@ def write(
     *,
     shape: tuple[int, int],
     facts: dict[str, Any],
+    dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
-    """Write blocks of rows as they come; exactly ``shape`` of them, all finite."""
+    """Write blocks of rows as they come; exactly ``shape`` of them, all finite in ``dtype``."""
     with replacing(path) as aside:
         with open(aside, "wb") as stream:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            header = {"descr": TYPES[dtype], "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
             rows = 0
-            for block in blocks:
+            for given in blocks:
+                with np.errstate(over="ignore"):
+                    block = np.ascontiguousarray(given, TYPES[dtype])
                 if not np.isfinite(block).all():
                     bad = rows + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                    raise CellmillError(path, f"the vector of row {bad} is not finite.", "Report this.")
-                stream.write(np.ascontiguousarray(block, "<f4").tobytes())
+                    raise CellmillError(path, f"the vector of row {bad} is not finite in {dtype}.", "Report this.")
+                stream.write(block.tobytes())
                 rows += len(block)
         if rows != shape[0]:
             raise CellmillError(path, f"{rows} vectors for {shape[0]} cells.", "Report this.")
-    write_json(manifest, {"contract": str(EMBEDDING), "cells": shape[0], "dimensions": shape[1], **facts})
+    said = {"contract": str(EMBEDDING), "cells": shape[0], "dimensions": shape[1], "dtype": dtype}
+    write_json(manifest, {**said, **facts})
 
 
 def read(path: str | PathLike[str]) -> np.ndarray:
@@ -47,6 +53,10 @@ def read(path: str | PathLike[str]) -> np.ndarray:
         vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CellmillError(path, f"not readable ({error}).", "Delete it and run snakemake again.") from error
-    if vectors.shape != (said["cells"], said["dimensions"]):
-        raise CellmillError(path, f"shape {vectors.shape}, its manifest says otherwise.", "Delete both and run again.")
+    if vectors.shape != (said["cells"], said["dimensions"]) or vectors.dtype != TYPES[said["dtype"]]:
+        raise CellmillError(
+            path,
+            f"shape {vectors.shape} of {vectors.dtype}, its manifest says otherwise.",
+            "Delete both and run again.",
+        )
     return vectors

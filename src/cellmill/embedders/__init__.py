@@ -1,4 +1,4 @@
-"""Counts to vectors. One file per embedder; this union is the registry."""
+"""Counts or tokens to vectors. One file per embedder; this union is the registry."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from cellmill.embedders.geneformer import Geneformer
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
+from cellmill.embedders.transformer import Transformer
 
-Embedder = Annotated[Hvg | Pca, Field(discriminator="kind")]
+OfCounts = Hvg | Pca
+"""What `embed_part` runs."""
+OfTokens = Geneformer | Transformer
+"""What `embed_tokens` runs: a model over the tokens of a tokenizer."""
+Embedder = Annotated[OfCounts | OfTokens, Field(discriminator="kind")]
 
 
 def parse_embedder(values: dict[str, Any]) -> Embedder:
@@ -18,4 +24,4 @@ def parse_embedder(values: dict[str, Any]) -> Embedder:
     return parsed
 
 
-__all__ = ["Embedder", "Hvg", "Pca", "parse_embedder"]
+__all__ = ["Embedder", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "Transformer", "parse_embedder"]

@@ -1,4 +1,4 @@
-"""The last step of every embedder: the vectors of a part, row-aligned with its counts."""
+"""The last step of embedders of counts: the vectors of a part, row-aligned with its counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from cellmill.contracts import embedding as contract
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts.counts import CountsPart
-from cellmill.embedders import Embedder
+from cellmill.embedders import OfCounts
 from cellmill.errors import CellmillError
 from cellmill.progress import progress
 
@@ -21,7 +21,7 @@ def embed_part(
     *,
     genes: str | PathLike[str],
     model: str | None,
-    spec: Embedder,
+    spec: OfCounts,
     out: str | PathLike[str],
     manifest: str | PathLike[str],
 ) -> None:

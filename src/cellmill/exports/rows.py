@@ -189,7 +189,7 @@ def _blocks(
                     if token_column(name, column) in columns:
                         rows[token_column(name, column)] = table[column].combine_chunks()
             for name, array in vectors.items():
-                flat = pa.array(np.ascontiguousarray(array[start:stop]).ravel(), pa.float32())
+                flat = pa.array(np.ascontiguousarray(array[start:stop], np.float32).ravel(), pa.float32())
                 rows[f"embedding:{name}"] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
             for field_ in header.obs:
                 rows[field_.name] = obs[field_.name].slice(start, stop - start).combine_chunks().cast(field_.type)

@@ -1,0 +1,40 @@
+"""Which files a model is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cellmill.embedders.model_files import model_files, model_problem, revision_of, weights_of
+from cellmill.sources.ledger import COLUMNS, Ledger
+
+ROW = "geneformer/6L/{file}\tabc123\thttps://example.org/{file}\t-\t-\tApache-2.0\t-"
+
+
+def ledger(folder: Path) -> Ledger:
+    """Of two files of one model, and one of another folder below it."""
+    rows = [ROW.format(file=f) for f in ("config.json", "model.safetensors", "old/config.json")]
+    (folder / "ledger.tsv").write_text("\n".join(["\t".join(COLUMNS), *rows]) + "\n")
+    return Ledger(folder / "ledger.tsv")
+
+
+def test_a_model_of_the_ledger_need_not_be_there(tmp_path: Path) -> None:
+    """Its files are fetched, and its revision is the version of the ledger."""
+    known, model = ledger(tmp_path), "resources/geneformer/6L"
+    expected = [f"{model}/config.json", f"{model}/model.safetensors"]
+    assert model_files(model, known, tmp_path) == model_files(model + "/", known, tmp_path) == expected
+    assert model_problem(model, known, tmp_path) is None and revision_of(model, known) == "abc123"
+
+
+def test_safetensors_are_preferred(tmp_path: Path) -> None:
+    """In pieces with their index; other pickles in the folder are not weights."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("config.json", "pytorch_model.bin", "training_args.bin", "optimizer.pt"):
+        (folder / name).touch()
+    assert [p.name for p in weights_of(folder)] == ["pytorch_model.bin"]
+    pieces = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    for name in pieces:
+        (folder / name).touch()
+    files = model_files("m", ledger(tmp_path), tmp_path)
+    assert files == ["m/config.json", *(f"m/{name}" for name in pieces)]
+    assert revision_of("m", ledger(tmp_path)) is None
