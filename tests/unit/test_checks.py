@@ -54,6 +54,8 @@ COMPARED = {
     "zarr/counts": {"counts"} | OBS,
     "packed/counts": {"counts"} | OBS,
 }
+CUT = ["hf/pairs", "mds/json", "mds/tensors", "hdf5/counts"]
+CUT += ["scdl/counts", "geneformer/rank", "zarr/counts", "packed/counts"]
 PER_CELL = {"hf/pairs": 3}
 """Rows of a cell, where there are more than one."""
 
@@ -158,7 +160,7 @@ def test_damaged_files_are_named(copy: Path, path: str, capsys: pytest.CaptureFi
             file.unlink()
         elif damage == "foreign":
             foreign.write_text("?")
-        assert main(["check", str(export), *(["--files-only"] if damage != "a byte" else [])]) == 1
+        assert main(["check", str(export), "--files-only"]) == 1
         said = capsys.readouterr().err
         line = next(line for line in said.splitlines() if words in line)
         name = foreign if damage == "foreign" else file
@@ -167,7 +169,7 @@ def test_damaged_files_are_named(copy: Path, path: str, capsys: pytest.CaptureFi
         foreign.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("path", EXPORTS)
+@pytest.mark.parametrize("path", CUT)
 def test_a_cut_file_under_a_manifest_that_fits_it_is_named(copy: Path, path: str):
     """Every reader says which file it cannot read, and none passes over it."""
     file = data_file(copy / path)
