@@ -706,7 +706,10 @@ def with_model(**embedder: Any) -> dict[str, Any]:
     ("embedder", "said"),
     [
         ({"kind": "geneformer"}, r"embedders\.model\.model: no config\.json in 'm'\. Name a folder with a model"),
-        ({"kind": "geneformer", "tokenizer": "v3"}, r"tokenizer: no tokenizer 'v3' is defined\. There: log, rank, scgpt, v1, v2"),
+        (
+            {"kind": "geneformer", "tokenizer": "v3"},
+            r"tokenizer: no tokenizer 'v3' is defined\. There: log, rank, scgpt, v1, v2",
+        ),
         ({"kind": "geneformer", "tokenizer": "log"}, r"'log' is of the kind log\. Name one of the kind rank, gene"),
         ({"kind": "geneformer", "pooling": "cls"}, r"pooling: cells of 'v1' do not begin with <cls>"),
         ({"kind": "transformer", "tokenizer": "scgpt"}, r"'scgpt' writes genes and expressions, no input_ids"),
