@@ -58,12 +58,12 @@ rule embed_part:
     output:
         vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
-    wildcard_constraints:
-        embedder=count_embedders(),
     log:
         "logs/embed_part/{dataset}.{embedder}.{part}.log",
     benchmark:
         "benchmarks/embed_part/{dataset}.{embedder}.{part}.jsonl"
+    wildcard_constraints:
+        embedder=count_embedders(),
     conda:
         "../envs/core.yaml"
     threads: 1
@@ -86,12 +86,12 @@ rule embed_tokens:
     output:
         vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
-    wildcard_constraints:
-        embedder=token_embedders(),
     log:
         "logs/embed_tokens/{dataset}.{embedder}.{part}.log",
     benchmark:
         "benchmarks/embed_tokens/{dataset}.{embedder}.{part}.jsonl"
+    wildcard_constraints:
+        embedder=token_embedders(),
     conda:
         "../envs/transformers.yaml"
     threads: spare_threads
