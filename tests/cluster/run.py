@@ -13,13 +13,17 @@ QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10
 """What a small cluster on one machine need not wait for."""
 
 
+STARTED: list[subprocess.Popen[str]] = []
+"""Runs of the test at hand; a failed one leaves its run behind."""
+
+
 def start(project: Project, cluster: Cluster, *args: str) -> subprocess.Popen[str]:
     """Start ``snakemake --profile profiles/slurm`` in a process group of its own; its output goes to ``run.log``."""
     kept = {k: v for k, v in cluster.environment.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
     environment = kept | {"PATH": f"{cluster.run}/bin:{Path(sys.executable).parent}:{kept['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, *args]
     with (project.root / "run.log").open("a") as log:
-        return subprocess.Popen(
+        run = subprocess.Popen(
             command,
             cwd=project.root,
             env=environment,
@@ -28,6 +32,8 @@ def start(project: Project, cluster: Cluster, *args: str) -> subprocess.Popen[st
             text=True,
             start_new_session=True,
         )
+    STARTED.append(run)
+    return run
 
 
 def ended(
