@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cellmill.embedders import Embedder, OfTokens
-from cellmill.embedders.model_files import model_problem
+from cellmill.embedders.problems import embedder_problems
 from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
 from cellmill.exports.geneformer import RANKED
@@ -23,10 +23,14 @@ from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.publish.spec import Publish
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
+<<<<<<< HEAD
 from cellmill.sources import ScBaseCount, Source
 from cellmill.sources.download import Download
 from cellmill.sources.files import RESERVED_PARTS
 from cellmill.sources.ledger import LEDGER, Ledger
+=======
+from cellmill.sources import Source
+>>>>>>> emb
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -394,7 +398,7 @@ def load_project(values: Mapping[str, Any] | None = None, *, root: str | Path = 
         made |= {m for d in datasets.values() for e in d.exports if e in exports for m in exports[e].embedders}
         used += [t for m in made if m in config.embedders and (t := tokenizer_of(config.embedders[m])) is not None]
         problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_tokenizers(config, used, base))
-        problems.extend(f"{CONFIG_FILE}, {p}" for p in _check_embedders(config, defined, made, base))
+        problems.extend(f"{CONFIG_FILE}, {p}" for p in embedder_problems(config, defined, made, base))
     if not names:
         problems.append(f"{CONFIG_FILE}, datasets: no dataset is named. {nearest('', available)}")
     if problems or config is None:
@@ -512,35 +516,6 @@ def _check_tokenizers(config: Config, used: Iterable[str], base: Path) -> list[s
             if missing:
                 said = f"'{file}' is made of the genes of {', '.join(missing)}, not in this run"
                 problems.append(f"{where}: {said}. Add {'it' if len(missing) == 1 else 'them'} to datasets.")
-    return problems
-
-
-def _check_embedders(config: Config, defined: dict[str, set[str]], made: set[str], base: Path) -> list[str]:
-    """Tokens that an embedder cannot read, and models that are not there, of those in use."""
-    problems = []
-    for name, spec in config.embedders.items():
-        if not isinstance(spec, OfTokens):
-            continue
-        where, known = f"embedders.{name}", defined["tokenizers"]
-        if spec.tokenizer not in known:
-            problems.append(
-                f"{where}.tokenizer: no tokenizer '{spec.tokenizer}' is defined. {nearest(spec.tokenizer, known)}"
-            )
-        tokenizer = config.tokenizers.get(spec.tokenizer)
-        if tokenizer is not None and "input_ids" not in tokenizer.columns:
-            problems.append(
-                f"{where}.tokenizer: '{spec.tokenizer}' writes {' and '.join(tokenizer.columns)}, no input_ids."
-            )
-        elif tokenizer is not None and spec.kind == "geneformer":
-            if tokenizer.kind not in RANKED:
-                said = f"Geneformer reads ranked genes; '{spec.tokenizer}' is of the kind {tokenizer.kind}"
-                problems.append(f"{where}.tokenizer: {said}. Name one of the kind {', '.join(RANKED)}.")
-            elif spec.pooling == "cls" and tokenizer.kind != "geneformer_v2":
-                said = f"cells of '{spec.tokenizer}' do not begin with <cls>"
-                problems.append(f"{where}.pooling: {said}. Take 'cell', or a tokenizer of the kind geneformer_v2.")
-        problem = model_problem(spec.model, Ledger(LEDGER), base) if name in made else None
-        if problem is not None:
-            problems.append(f"{where}.model: {problem}")
     return problems
 
 
