@@ -23,14 +23,9 @@ from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.publish.spec import Publish
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
-<<<<<<< HEAD
 from cellmill.sources import ScBaseCount, Source
 from cellmill.sources.download import Download
 from cellmill.sources.files import RESERVED_PARTS
-from cellmill.sources.ledger import LEDGER, Ledger
-=======
-from cellmill.sources import Source
->>>>>>> emb
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
