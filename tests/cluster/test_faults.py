@@ -145,8 +145,9 @@ def test_a_full_disk_is_named(project: Project, cluster: Cluster, small_disk: Pa
     results.symlink_to(small_disk)
     said = ended(start(project, cluster, "--retries", "0", "--", QUALITY), project, cluster, expect=1)
     end = said[said.index("did not end well") :]
-    assert "retrieve_part cells.0" in end and "logs/retrieve_part/cells.0.log" in end and "the disk is full" in end, end
-    assert not (project.root / RAW).exists() and not list(small_disk.rglob("*.partial*"))
+    assert "measure_quality cells.0: results/cells/quality/0.parquet: the disk is full" in end, end
+    assert "log: logs/measure_quality/cells.0.log" in end
+    assert not (project.root / QUALITY).exists() and not list(small_disk.rglob("*.partial*"))
     seen = subprocess.run(
         [sys.executable, "-m", "cellmill", "status"],
         cwd=project.root,
@@ -155,6 +156,6 @@ def test_a_full_disk_is_named(project: Project, cluster: Cluster, small_disk: Pa
         text=True,
     )
     assert seen.returncode == 0, seen.stderr
-    assert "1 failed" in seen.stdout and "logs/retrieve_part/cells.0.log" in seen.stdout, seen.stdout
+    assert "1 failed" in seen.stdout and "logs/measure_quality/cells.0.log" in seen.stdout, seen.stdout
     results.unlink()
     ended(start(project, cluster, QUALITY), project, cluster)
