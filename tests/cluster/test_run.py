@@ -7,13 +7,11 @@ import time
 
 import pytest
 
-from ..workflow.project import Project, digests
+from ..workflow.project import TIMES, Project, digests
 from .run import ended, start
 from .slurm import Cluster
 
 GPU = ("--set-resources", "embed_part:slurm_partition=gpu", "embed_part:gpu=1")
-TIMES = (r"(^|/)times\.(tsv|svg)$",)
-"""What a run took differs from run to run."""
 
 
 @pytest.mark.slow

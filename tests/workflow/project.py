@@ -29,6 +29,10 @@ EXPORTS = [
 ]
 
 
+TIMES = (r"/report/times\.(tsv|svg)$",)
+"""What a run took differs from run to run."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A working copy in ``root``."""

@@ -12,12 +12,10 @@ import anndata
 import numpy as np
 import pytest
 
-from .project import EXPORTS, Project, digests
+from .project import EXPORTS, TIMES, Project, digests
 
 SEED = 20_261_120
 DATASET = {"title": "Cells", "columns": {"label": "bulk_labels", "keep": ["louvain"]}, "exports": EXPORTS}
-TIMES = (r"/report/times\.(tsv|svg)$",)
-"""What a run took differs from run to run."""
 MADE_FROM = (r"(^|/)manifest\.json$",)
 """A manifest names its parts and library versions; everything else in an export must be equal."""
 
