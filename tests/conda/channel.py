@@ -152,7 +152,8 @@ def _wheel(wheel: Path, channel: Path, names: dict[str, str]) -> Path:
     entries.optionxform = str  # type: ignore[assignment,method-assign]
     if f"{about}/entry_points.txt" in archive.namelist():
         entries.read_string(archive.read(f"{about}/entry_points.txt").decode())
-    scripts = dict(entries["console_scripts"]) if "console_scripts" in entries else {}
+    found = entries["console_scripts"] if "console_scripts" in entries else {}
+    scripts = {name: target.split("[")[0].strip() for name, target in found.items()}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         packages = root / ("site-packages" if pure else f"lib/python{_short()}/site-packages")

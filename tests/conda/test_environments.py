@@ -22,9 +22,14 @@ CONDA_NAMES = {ours: theirs for theirs, ours in PYPI_NAMES.items()}
 pytestmark = pytest.mark.slow
 
 
-def closure(environment: Path) -> dict[str, str]:
-    """Every distribution that an environment ends in, with the version that is installed here (that of the lock)."""
-    named = [line.split(" ")[0] for line in yaml.safe_load(environment.read_text())["dependencies"]]
+NEEDED = ("sources", "core")
+"""Environments of the rules that are run: retrieving, and all that follows."""
+
+
+def closure(environments: list[Path]) -> dict[str, str]:
+    """Every distribution that they end in, with the version that is installed here (that of the lock)."""
+    lines = [line for path in environments for line in yaml.safe_load(path.read_text())["dependencies"]]
+    named = [line.split(" ")[0] for line in lines]
     todo = [canonical(PYPI_NAMES.get(name, name)) for name in named if name != "python"]
     found: dict[str, str] = {}
     while todo:
@@ -42,10 +47,11 @@ def closure(environment: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def conda(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A channel `conda-forge` with the packages of the core environment, and the variables by which it is found."""
+    """A channel `conda-forge` with the packages of the environments, and the variables by which it is found."""
     pytest.importorskip("rattler", reason="py-rattler is not installed; it stands in for conda")
     folder = tmp_path_factory.mktemp("conda")
-    wanted = [f"{name}=={version}" for name, version in closure(REPO / "workflow" / "envs" / "core.yaml").items()]
+    environments = [REPO / "workflow" / "envs" / f"{name}.yaml" for name in NEEDED]
+    wanted = [f"{name}=={version}" for name, version in closure(environments).items()]
     pip = [
         sys.executable,
         "-m",
@@ -77,7 +83,9 @@ def test_rules_run_in_the_environment_that_snakemake_makes(conda: dict[str, str]
         [*command, "--", target], cwd=tmp_path, env=project.environment() | conda, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (environment,) = [p for p in (tmp_path / "environments").iterdir() if p.is_dir()]
+    made = [p for p in (tmp_path / "environments").iterdir() if p.is_dir()]
+    assert len(made) == len(NEEDED)
+    (environment,) = [p for p in made if not list(p.glob("lib/python*/site-packages/gcsfs"))]
     assert (project.root / target).exists()
     # Snakemake lends a script its own packages; without them the environment alone must do.
     modules = sorted(
