@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 BATCH = 64
-SECONDS = 15.0
-"""What a measurement takes, at most about."""
+SECONDS, LIMIT = 10.0, 240.0
+"""What a measurement takes, at most about; and when a contender is ended that has not come to it."""
+ROUND = 256
+"""Batches between two looks at the clock: as many as scdataset makes of what it reads at once."""
 RANDOM, EPOCH, EPOCH_2 = "random batches", "shuffled epoch", "shuffled epoch, 2 workers"
-OPEN, MEMORY = "time to open", "memory"
+COLD, OPEN, MEMORY = "shuffled epoch, cold", "time to open", "memory"
 OURS, STREAM, SCDL, SCDATASET, ANNLOADER = "CellDataset", "CellStream", "bionemo-scdl", "scdataset", "AnnLoader"
 MEASURED = {
     RANDOM: (OURS, SCDL),
     EPOCH: (STREAM, OURS, SCDL, SCDATASET, ANNLOADER),
     EPOCH_2: (STREAM, OURS, SCDL, SCDATASET),  # AnnLoader's batches of a file do not leave a worker
+    COLD: (STREAM, OURS, SCDL, SCDATASET, ANNLOADER),
     OPEN: (OURS, SCDL),
 }
 
@@ -76,69 +83,84 @@ def repeated(path: Path, folder: Path, *, times: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from cellmill.exports import scdl
-    from cellmill.torch.scdl_rows import FILES, _header
+    from cellmill.scdl.archive import ARRAYS, Header
 
     archive = folder / "train"
     if (archive / "header.sch").is_file():
         return archive
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(path, archive, ignore=shutil.ignore_patterns("*_ptr.npy", "data.npy", "header.sch"))
-    said = {name: (length, np.dtype(code)) for name, (length, code) in _header(path / "header.sch").items()}
-    values, cells = said["DATA"][0], said["ROWPTR"][0] - 1
+    before = Header.read(path / "header.sch")
+    values, cells = before.arrays["DATA"][0], before.arrays["ROWPTR"][0] - 1
     for name in ("DATA", "COLPTR"):
-        with (archive / FILES[name]).open("wb") as sink:
+        with (archive / ARRAYS[name]).open("wb") as sink:
             for _ in range(times):
-                with (path / FILES[name]).open("rb") as source:
+                with (path / ARRAYS[name]).open("rb") as source:
                     shutil.copyfileobj(source, sink, 1 << 24)
-    offsets = np.fromfile(path / FILES["ROWPTR"], said["ROWPTR"][1]).astype(np.uint64)
+    offsets = np.fromfile(path / ARRAYS["ROWPTR"], before.arrays["ROWPTR"][1]).astype(np.uint64)
     row_dtype = np.min_scalar_type(values * times)
-    with (archive / FILES["ROWPTR"]).open("wb") as sink:
+    with (archive / ARRAYS["ROWPTR"]).open("wb") as sink:
         np.zeros(1, row_dtype).tofile(sink)
         for i in range(times):
             (offsets[1:] + np.uint64(i * values)).astype(row_dtype).tofile(sink)
     obs = pq.read_table(path / "obs_features" / "dataframe_0.parquet")
     pq.write_table(pa.concat_tables([obs] * times), archive / "obs_features" / "dataframe_0.parquet")
-    arrays = {"DATA": (values * times, said["DATA"][1]), "ROWPTR": (cells * times + 1, row_dtype)}
-    arrays["COLPTR"] = (values * times, said["COLPTR"][1])
-    header = scdl._header_bytes({n: (k, np.dtype(t.name)) for n, (k, t) in arrays.items()}, cells=cells * times)
-    (archive / "header.sch").write_bytes(header)
+    arrays = {name: (values * times, before.arrays[name][1]) for name in ("DATA", "COLPTR")}
+    arrays["ROWPTR"] = (cells * times + 1, row_dtype)
+    rows, files = before.features["obs_features"]
+    features = before.features | {"obs_features": (rows * times, files)}
+    (archive / "header.sch").write_bytes(Header(arrays, features).to_bytes())
     return archive
 
 
-def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[[str, str, Path], dict[str, Any]]) -> str:
-    """What each took, and how many times better the first of them is; the middle of several runs, in turn."""
-    import statistics
+Said = dict[str, float] | None
+"""What a contender says of itself; ``None``: it came to no end in ``LIMIT`` seconds."""
 
+
+def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[..., Said]) -> Iterable[str]:
+    """What each took, and how many times better the first of them is; the middle of several runs, in turn."""
     path = archive(paths, paths[0].parent.parent / f"scdl_{cells}", cells=cells)
-    lines = []
     for what, who in MEASURED.items():
-        found: dict[str, list[dict[str, Any]]] = {w: [] for w in who}
+        found: dict[str, list[Said]] = {w: [] for w in who}
         for _ in range(runs):
             for w in who:
                 # The peers that read h5ad get the file; all others the archive.
                 found[w].append(measure(what, w, paths[0] if w in (SCDATASET, ANNLOADER) else path))
         unit = "ms" if what == OPEN else "cells/s"
-        lines.append(f"\n{what:<28}{unit:>12}{'own MB':>10}{'files MB':>10}{f'{who[0]} is better':>24}")
-        middle = {w: {k: statistics.median(f[k] for f in r) for k in r[0]} for w, r in found.items()}
-        ours = middle[who[0]]["value"]
+        yield f"\n{what:<28}{unit:>12}{'own MB':>10}{'files MB':>10}{f'{who[0]} is better':>24}"
+        ours = _middle(found[who[0]])
         for w in who:
-            value = middle[w]["value"]
-            ratio = "" if w == who[0] else f"{(value / ours if what == OPEN else ours / value):.1f} x"
-            lines.append(f"{w:<28}{value:>12,.1f}{middle[w]['own']:>10,.0f}{middle[w]['files']:>10,.0f}{ratio:>24}")
-    lines.append(f"\n{'memory of CellDataset':<28}{'cells/s':>12}{'own MB':>10}{'files MB':>10}")
+            one = _middle(found[w])
+            if one is None or ours is None:
+                yield f"{w:<28}{f'nothing in {LIMIT:.0f} s':>24}"
+                continue
+            ratio = one["value"] / ours["value"] if what == OPEN else ours["value"] / one["value"]
+            yield _line(w, one, "" if w == who[0] else f"{ratio:.1f} x")
     ten = repeated(path, path.parent.parent / f"scdl_{cells}_x10", times=10)
-    for there, n in ((path, cells), (ten, 10 * cells)):
-        one = measure(MEMORY, OURS, there)
-        lines.append(f"{f'{n:,} cells':<28}{one['value']:>12,.1f}{one['own']:>10,.0f}{one['files']:>10,.0f}")
-    return "\n".join(lines)
+    for who_ in (OURS, STREAM):
+        yield f"\n{f'memory of {who_}':<28}{'cells/s':>12}{'own MB':>10}{'files MB':>10}{'of the largest process':>24}"
+        for there, n in ((path, cells), (ten, 10 * cells)):
+            for workers in (0, 2):
+                one = measure(MEMORY, who_, there, workers)
+                if one is not None:
+                    yield _line(f"{n:,} cells, {workers or 'no'} workers", one)
+
+
+def _middle(said: list[Said]) -> Said:
+    known = [one for one in said if one is not None]
+    return {k: statistics.median(one[k] for one in known) for k in known[0]} if len(known) == len(said) else None
+
+
+def _line(name: str, said: dict[str, float], ratio: str = "") -> str:
+    return f"{name:<28}{said['value']:>12,.1f}{said['own']:>10,.0f}{said['files']:>10,.0f}{ratio:>24}"
 
 
 def main() -> int:
     what, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    workers = int(sys.argv[4]) if len(sys.argv) > 4 else 2 if what == EPOCH_2 else 0
     warnings.simplefilter("ignore")
-    value = opened(who, path) if what == OPEN else rate(what, who, path)
-    print(json.dumps({"value": value} | memory()))
+    said = {"value": opened(who, path)} | memory([os.getpid()]) if what == OPEN else rate(what, who, path, workers)
+    print(json.dumps(said))
     return 0
 
 
@@ -160,17 +182,48 @@ def opened(who: str, path: Path) -> float:
     return (time.perf_counter() - before) * 1e3
 
 
-def rate(what: str, who: str, path: Path) -> float:
-    """Cells per second, after the first batches; files are in the page cache where they fit."""
-    batches = iter(_loader(what, who, path))
-    for _ in range(4):
-        _size(next(batches))
-    before, cells = time.perf_counter(), 0
-    for batch in batches:
+def rate(what: str, who: str, path: Path, workers: int) -> dict[str, float]:
+    """Cells per second over epoch after epoch, and the most memory that a process was seen to have.
+
+    Warm, the first ``ROUND`` batches do not count, and files are in the page cache where they fit; cold, all batches
+    count, of one epoch at most.
+    """
+    if what == COLD:
+        drop(path)
+    loader = _loader(what, who, path, workers)
+    before, cells, peak = time.perf_counter(), 0, memory([])
+    for number, batch in enumerate(loader if what == COLD else itertools.chain.from_iterable(itertools.repeat(loader))):
+        if number == ROUND and what != COLD:
+            before, cells = time.perf_counter(), 0
+        if number and number % ROUND == 0:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            now = memory([os.getpid(), *map(int, children)])
+            peak = {name: max(peak[name], now[name]) for name in now}
+            if time.perf_counter() - before > SECONDS:
+                break
         cells += _size(batch)
-        if time.perf_counter() - before > SECONDS:
-            break
-    return cells / (time.perf_counter() - before)
+    return {"value": cells / (time.perf_counter() - before)} | peak
+
+
+def drop(path: Path) -> None:
+    """Drop a file, or those of a folder, from the page cache; refuses where they stay.
+
+    Pages that another process maps stay, and those that are not on the disk yet.
+    """
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    page, cached, asked = bytearray(4096), 0, 0
+    for file in files:
+        handle = os.open(file, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = file.stat().st_size // len(page)
+        for number in np.random.default_rng(0).integers(0, pages, 256 if pages else 0):
+            asked += 1
+            with contextlib.suppress(BlockingIOError):  # it would have to be read
+                cached += bool(os.preadv(handle, [page], int(number) * len(page), os.RWF_NOWAIT))
+        os.close(handle)
+    if cached > asked / 20:
+        raise SystemExit(f"{path}: {cached} of {asked} pages stay in the page cache. Does another process map them?")
 
 
 def _size(batch: Any) -> int:
@@ -178,35 +231,33 @@ def _size(batch: Any) -> int:
     return int((batch["counts"] if isinstance(batch, dict) else batch).shape[0])
 
 
-def _loader(what: str, who: str, path: Path) -> Iterable[Any]:
+def _loader(what: str, who: str, path: Path, workers: int) -> Iterable[Any]:
     """Batches of 64 random cells as CSR: one by one at random, or an epoch as the library shuffles it."""
     from torch.utils.data import DataLoader
 
-    workers = 2 if what == EPOCH_2 else 0
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    obs = ["cell_type", "donor"] if what == MEMORY else []
     if who == STREAM:
         from cellmill.torch import CellStream
 
-        return CellStream(path, batch_size=BATCH).loader(num_workers=workers)
+        return CellStream(path, batch_size=BATCH, obs=obs).loader(**options)
     if who == OURS:
         from cellmill.torch import CellDataset
 
-        obs = ["cell_type", "donor"] if what == MEMORY else []
-        return DataLoader(CellDataset(path, obs=obs), batch_size=BATCH, shuffle=True, num_workers=workers)
+        return DataLoader(CellDataset(path, obs=obs), batch_size=BATCH, shuffle=True, **options)
     if who == SCDL:
         from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
         from bionemo.scdl.util.torch_dataloader_utils import collate_sparse_matrix_batch
 
         data = SingleCellMemMapDataset(str(path))
-        return DataLoader(
-            data, batch_size=BATCH, shuffle=True, num_workers=workers, collate_fn=collate_sparse_matrix_batch
-        )
+        return DataLoader(data, batch_size=BATCH, shuffle=True, collate_fn=collate_sparse_matrix_batch, **options)
     import anndata
 
     cells = anndata.read_h5ad(path, backed="r")
     if who == ANNLOADER:
         from anndata.experimental import AnnLoader
 
-        return (batch.X for batch in AnnLoader(cells, batch_size=BATCH, shuffle=True, num_workers=workers))
+        return _Counts(AnnLoader(cells, batch_size=BATCH, shuffle=True, num_workers=workers))
     from scdataset import BlockShuffling, scDataset
 
     # 16 cells in a row and 256 batches at once: the figures that its authors publish for h5ad.
@@ -217,14 +268,31 @@ def _loader(what: str, who: str, path: Path) -> Iterable[Any]:
         fetch_factor=256,
         fetch_callback=lambda data, rows: data.X[rows],
     )
-    return DataLoader(stream, batch_size=None, num_workers=workers)
+    return DataLoader(stream, batch_size=None, **options)
 
 
-def memory() -> dict[str, float]:
-    """MB of this process, without its workers: its own, and pages of mapped files, which the system may take back."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    kb = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssShmem", "RssFile")}
-    return {"own": (kb["RssAnon"] + kb["RssShmem"]) / 1e3, "files": kb["RssFile"] / 1e3}
+class _Counts:
+    """The counts of AnnLoader's batches, which are made when they are asked for."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch.X for batch in self.loader)
+
+
+def memory(processes: list[int]) -> dict[str, float]:
+    """MB of the largest of some processes: its own, and pages of mapped files, which the system may take back.
+
+    Its own are those that no file holds, shared memory among them.
+    """
+    largest = {"own": 0.0, "files": 0.0}
+    for process in processes:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        kb = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssShmem", "RssFile")}
+        own, files = (kb["RssAnon"] + kb["RssShmem"]) / 1e3, kb["RssFile"] / 1e3
+        largest = {"own": max(largest["own"], own), "files": max(largest["files"], files)}
+    return largest
 
 
 if __name__ == "__main__":

@@ -112,18 +112,23 @@ def _embed(cells: int, runs: int) -> None:
 
 def _load(cells: int, runs: int) -> None:
     from atlas import parts
-    from load import table
+    from load import LIMIT, table
 
-    def measure(*arguments: object) -> dict[str, float]:
+    def measure(*arguments: object) -> dict[str, float] | None:
         command = [sys.executable, str(HERE / "load.py"), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return None
         if done.returncode:
             raise SystemExit(done.stderr)
         said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return said
 
     print(f"\nload: {cells:,} cells; the middle of {runs} runs, in turn")
-    print(table(parts(HERE / "data" / f"atlas_{cells}", cells=cells), cells=cells, runs=runs, measure=measure))
+    paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
+    for line in table(paths, cells=cells, runs=runs, measure=measure):
+        print(line, flush=True)
 
 
 def _packed(cells: int, runs: int) -> None:

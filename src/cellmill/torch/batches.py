@@ -1,54 +1,49 @@
-"""Batches on their way: from workers in one piece of shared memory, and to a device."""
+"""Batches on their way: from workers in shared memory, and to a device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Mapping
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import numpy as np
 import torch
 
-ALIGNED = 64
-"""Tensors begin at multiples of so many bytes."""
+from cellmill.torch.pool import empty, pool, received
+
+INLINE = 4_096
+"""Smaller tensors travel in the message itself."""
 
 
 class Batch(dict[str, Any]):
     """Tensors (and lists of strings) by name.
 
-    On its way out of a worker, all its tensors travel as one: a piece of shared memory costs as much as 64 cells.
+    On its way out of a worker, all its tensors travel as one, in memory that comes back to the worker.
     """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (*_packed([self]), True)
-
-    def __copy__(self) -> Batch:
-        return Batch(self)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Batch:
+        # torch copies no sparse tensor so.
+        return Batch({k: v.clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v, memo) for k, v in self.items()})
 
 
 class Bundle(list[Batch]):
     """Several batches, which travel as one."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (*_packed(self), False)
 
-    def __copy__(self) -> Bundle:
-        return Bundle(self)
-
-
-def _packed(batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """All tensors of batches end to end (uint8, in shared memory), and where each is."""
-    pieces: list[tuple[int, torch.Tensor]] = []
-    end = 0
+def _reduced(batches: Batch | Bundle) -> tuple[Any, ...]:
+    """How batches go to another process: where each tensor is, and the memory, which the first time goes along."""
+    single = isinstance(batches, Batch)
+    every: list[Batch] = [batches] if isinstance(batches, Batch) else batches
+    arrays: list[np.ndarray] = []
 
     def place(tensor: torch.Tensor) -> tuple[Any, ...]:
-        nonlocal end
-        whole = tensor.contiguous()
-        pieces.append((end, whole))
-        said = (end, whole.nbytes, whole.dtype, tuple(whole.shape))
-        end += -(-whole.nbytes // ALIGNED) * ALIGNED
-        return said
+        array = tensor.contiguous().view(-1).view(torch.uint8).numpy() if tensor.nbytes else np.empty(0, np.uint8)
+        arrays.append(array)
+        return len(arrays) - 1, tensor.dtype, tuple(tensor.shape)
 
     said = []
-    for batch in batches:
+    for batch in every:
         where: dict[str, Any] = {}
         for name, value in batch.items():
             if not isinstance(value, torch.Tensor):
@@ -59,20 +54,34 @@ def _packed(batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, list[di
             else:
                 where[name] = ("tensor", place(value))
         said.append(where)
-    # As torch's own collate function does in a worker.
-    shared = torch.UntypedStorage._new_shared(max(end, 1), device="cpu")  # type: ignore[no-untyped-call]
-    flat = torch.empty(0, dtype=torch.uint8).set_(shared)
-    for start, tensor in pieces:
-        if tensor.nbytes:
-            flat[start : start + tensor.nbytes] = tensor.view(-1).view(torch.uint8)
-    return flat, said
+    large = [array for array in arrays if array.nbytes > INLINE]
+    mine = pool()
+    piece = mine.piece_of(large[0]) if large else None
+    if large and not (piece and all(piece.place(array) is not None for array in large)):
+        # They were made elsewhere: copied, once.
+        copies = iter(empty(*((array.nbytes, np.uint8) for array in large)))
+        for at, array in enumerate(arrays):
+            if array.nbytes > INLINE:
+                arrays[at] = next(copies)
+                arrays[at][:] = array
+        piece = mine.piece_of(next(array for array in arrays if array.nbytes > INLINE))
+    if piece is None:  # few bytes, or the pool has nothing left
+        return _restored, (None, None, 0, [(None, array) for array in arrays], said, single)
+    places = [(None, array) if array.nbytes <= INLINE else (piece.place(array), array.nbytes) for array in arrays]
+    size = max(at + n for at, n in places if at is not None)
+    return _restored, (*piece.send(), size, places, said, single)
 
 
-def _unpacked(flat: torch.Tensor, said: list[dict[str, Any]], single: bool) -> Batch | Bundle:
-    """The batches, whose tensors are views of ``flat``."""
+def _restored(
+    key: Any, whole: torch.Tensor | None, size: int, places: list[tuple[Any, Any]], said: list[Any], single: bool
+) -> Batch | Bundle:
+    """The batches, whose tensors are views of what the worker filled."""
+    memory = torch.from_numpy(np.empty(0, np.uint8) if key is None else received(key, whole, size))
 
-    def view(start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        return flat[start : start + size].view(dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
+    def view(number: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        at, found = places[number]
+        flat = torch.from_numpy(found) if at is None else memory[at : at + found]
+        return flat.view(dtype).view(shape) if flat.nbytes else torch.empty(shape, dtype=dtype)
 
     batches = Bundle()
     for where in said:
@@ -85,6 +94,10 @@ def _unpacked(flat: torch.Tensor, said: list[dict[str, Any]], single: bool) -> B
                 batch[name] = view(*what) if kind == "tensor" else what
         batches.append(batch)
     return batches[0] if single else batches
+
+
+for _type in (Batch, Bundle):
+    ForkingPickler.register(_type, _reduced)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device | str, *, densify: bool = False) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from cellmill.errors import CellmillError, nearest
 from cellmill.torch import kernels
 from cellmill.torch.batches import Batch
+from cellmill.torch.pool import empty
 from cellmill.torch.stores import Rows, RowStore, Store, TableStore
 
 # torch warns of the first CSR tensor, and of the first that comes from a worker unless its checks are switched off by
@@ -64,6 +65,8 @@ class CountsReader:
         self.spec, self._store, self._all_genes = spec, store, store.n_genes
         self._place: np.ndarray | None = None
         self.n_genes = store.n_genes
+        as_they_are = spec.genes is None and spec.normalize is None
+        self._at_once: Callable[..., Rows] | None = getattr(store, "counts", None) if as_they_are else None
         if spec.genes is not None:
             ids = np.asarray(_column(store.genes, "gene_id"), object)
             place_of = {gene: i for i, gene in enumerate(spec.genes)}
@@ -84,6 +87,8 @@ class CountsReader:
 
     def csr(self, rows: np.ndarray) -> Rows:
         """CSR with int64 offsets, int32 columns and float32 values, genes chosen and counts normalised."""
+        if self._at_once is not None:
+            return self._at_once(rows, empty)
         return self._as_asked(self._store.take(rows))
 
     def _as_asked(self, found: Rows) -> Rows:
@@ -101,11 +106,25 @@ class CountsReader:
         return offsets, narrow, floats
 
     def __call__(self, rows: np.ndarray) -> Batch:
-        return self.batch(self._store.take(rows))
+        return self._tensors(self.csr(rows))
+
+    def many(self, rows: Sequence[np.ndarray]) -> list[Batch]:
+        """The batches of several ``rows``, read at once."""
+        offsets, columns, values = self.csr(np.concatenate(rows))
+        batches, start = [], 0
+        for mine in rows:
+            stop = start + len(mine)
+            lo, hi = offsets[start], offsets[stop]
+            batches.append(self._tensors((offsets[start : stop + 1] - lo, columns[lo:hi], values[lo:hi])))
+            start = stop
+        return batches
 
     def batch(self, found: Rows) -> Batch:
         """The batch of rows that were taken already."""
-        offsets, columns, values = self._as_asked(found)
+        return self._tensors(self._as_asked(found))
+
+    def _tensors(self, found: Rows) -> Batch:
+        offsets, columns, values = found
         shape = (len(offsets) - 1, self.n_genes)
         if self.spec.layout == "dense":
             dense = np.zeros(shape, np.float32)

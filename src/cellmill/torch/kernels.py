@@ -26,6 +26,37 @@ def gather(source: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.
 
 
 @numba.njit(cache=True, nogil=True)
+def gather_counts(
+    columns: np.ndarray,
+    values: np.ndarray,
+    starts: np.ndarray,
+    offsets: np.ndarray,
+    n_genes: int,
+    out_columns: np.ndarray,
+    out_values: np.ndarray,
+) -> int:
+    """``gather`` of columns (at most 32 bits) as int32 and of values as float32; 0, or 1: a run lies outside, or 2: a
+    column is no gene.
+    """
+    size = min(len(columns), len(values))
+    largest = np.uint32(0)
+    for i in range(len(starts)):
+        first, length = starts[i], offsets[i + 1] - offsets[i]
+        if first < 0 or length < 0 or first + length > size:
+            return 1
+    for i in range(len(starts)):
+        length = offsets[i + 1] - offsets[i]
+        genes, to_genes = columns[starts[i] : starts[i] + length], out_columns[offsets[i] : offsets[i + 1]]
+        for j in range(length):
+            largest = max(largest, np.uint32(genes[j]))
+            to_genes[j] = genes[j]
+        counts, to_counts = values[starts[i] : starts[i] + length], out_values[offsets[i] : offsets[i + 1]]
+        for j in range(length):
+            to_counts[j] = counts[j]
+    return 2 if offsets[-1] and largest >= n_genes else 0
+
+
+@numba.njit(cache=True, nogil=True)
 def narrow(columns: np.ndarray, n_genes: int, out: np.ndarray) -> bool:
     """Columns as int32; false where one is no gene."""
     largest = np.uint64(0)

@@ -24,6 +24,10 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """CSR rows: ``offsets`` int64 (n + 1), ``columns`` and ``values`` end to end in the types of the store."""
 
 
+Empty = Callable[..., list[np.ndarray]]
+"""Makes arrays of ``(length, dtype)`` each, not cleared."""
+
+
 class Store(Protocol):
     """What every store has."""
 
@@ -46,6 +50,8 @@ class RowStore(Store, Protocol):
 
     def take(self, rows: np.ndarray) -> Rows:
         """The rows of these numbers (int64, 0 to n_rows - 1, in any order, also several times)."""
+
+    # A store may have ``counts(rows, empty)``, too: ``take`` as int32 and float32, in arrays that ``empty`` makes.
 
 
 class TableStore(Store, Protocol):
