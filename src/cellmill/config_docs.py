@@ -52,6 +52,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Tokenizer `log`", "", tokenizers.Log),
     ("Tokenizer `sentence`", "", tokenizers.Sentence),
     ("Embedder `hvg`", "", embedders.Hvg),
+    ("Embedder `genes`", "", embedders.GeneList),
     ("Embedder `pca`", "", embedders.Pca),
     ("Embedder `geneformer`", "", embedders.Geneformer),
     ("Embedder `transformer`", "", embedders.Transformer),

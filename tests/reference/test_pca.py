@@ -33,7 +33,7 @@ def fit(made: Made, spec: Pca = SPEC) -> Path:
         measure_covariance(
             made.file(part, "h5ad"), genes=made.genes, n_genes=spec.n_genes, out=made.file(part, "cov.npz")
         )
-    fit_pca(made.files("cov.npz"), spec=spec, out=made.folder / "model.npz")
+    fit_pca(made.files("cov.npz"), genes=made.genes, spec=spec, out=made.folder / "model.npz")
     return made.folder / "model.npz"
 
 
@@ -42,11 +42,10 @@ def embed(made: Made, spec: Embedder, model: Path | None = None) -> dict[str, np
     vectors = {}
     for part in made.parts:
         out = made.file(part, "npy")
-        shown = None if model is None else str(model)
         embed_part(
             made.file(part, "h5ad"),
             genes=made.genes,
-            model=shown,
+            files=[] if model is None else [str(model)],
             spec=spec,
             out=out,
             manifest=out.with_suffix(".json"),
@@ -56,12 +55,14 @@ def embed(made: Made, spec: Embedder, model: Path | None = None) -> dict[str, np
     return vectors
 
 
-def log_normalized(made: Made) -> anndata.AnnData:
+def scanpy_values(made: Made, values: str = "log1p", target_sum: float = 1e4) -> anndata.AnnData:
     """All kept cells of the only part, as scanpy normalises them, in float64."""
     cells = anndata.read_h5ad(made.file("0", "h5ad"))
     cells.X = cells.X.astype(np.float64)
-    scanpy.pp.normalize_total(cells, target_sum=1e4)
-    scanpy.pp.log1p(cells)
+    if values != "counts":
+        scanpy.pp.normalize_total(cells, target_sum=target_sum)
+    if values == "log1p":
+        scanpy.pp.log1p(cells)
     return cells
 
 
@@ -83,7 +84,7 @@ def test_components_are_those_of_scikit_learn(one: Made) -> None:
     spec = Pca(n_genes=2000, n_components=50)
     model = fit(one, spec)
     found = np.stack(list(embed(one, spec, model).values()))
-    cells = log_normalized(one)
+    cells = scanpy_values(one)
     genes, _ = read_genes(one.genes)
     values = cells.X[:, np.sort(variable_columns(genes, spec.n_genes))].toarray()
     reference = SklearnPca(spec.n_components, svd_solver="full").fit(values[cells.obs["split"] == "train"])
@@ -106,7 +107,7 @@ def test_the_largest_loading_of_a_component_is_positive(one: Made) -> None:
 def test_components_do_not_depend_on_parts(one: Made, three: Made) -> None:
     """Byte for byte, for the same cells in other parts and another order of parts."""
     assert sha256_of(fit(one)) == sha256_of(fit(three))
-    fit_pca(three.files("cov.npz")[::-1], spec=SPEC, out=three.folder / "backwards.npz")
+    fit_pca(three.files("cov.npz")[::-1], genes=three.genes, spec=SPEC, out=three.folder / "backwards.npz")
     assert sha256_of(three.folder / "backwards.npz") == sha256_of(three.folder / "model.npz")
 
 
@@ -127,13 +128,16 @@ def test_the_vector_of_a_cell_does_not_depend_on_its_part(one: Made, three: Made
     assert all(found[cell].tobytes() == expected[cell].tobytes() for cell in expected)
 
 
-def test_hvg_is_what_scanpy_normalises(one: Made) -> None:
-    """log1p of counts per 10,000, over the genes in the order of their rank."""
-    found = np.stack(list(embed(one, Hvg(n_genes=300)).values()))
+@pytest.mark.parametrize("n_genes", [300, 5_000])
+@pytest.mark.parametrize("target_sum", [1e4, 1e6])
+@pytest.mark.parametrize("values", ["log1p", "normalized", "counts"])
+def test_hvg_is_what_scanpy_normalises(one: Made, values: str, target_sum: float, n_genes: int) -> None:
+    """Over the genes in the order of their rank, also over thousands; counts are as they were found."""
+    found = np.stack(list(embed(one, Hvg(n_genes=n_genes, values=values, target_sum=target_sum)).values()))
     genes, _ = read_genes(one.genes)
-    ranked = genes[genes["variable"]].sort_values("variable_rank")["gene_id"][:300]
-    expected = log_normalized(one)[:, ranked.to_numpy()].X.toarray()
-    assert found.dtype == np.float32
+    ranked = genes[genes["variable"]].sort_values("variable_rank")["gene_id"][:n_genes]
+    expected = scanpy_values(one, values, target_sum)[:, ranked.to_numpy()].X.toarray()
+    assert found.dtype == np.float32 and found.shape[1] == min(n_genes, genes["variable"].sum())
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

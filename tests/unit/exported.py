@@ -91,7 +91,7 @@ def make_dataset(folder: Path, work: Path) -> Made:
         processed = folder / "processed" / f"{part}.h5ad"
         vectors = folder / "embedded" / "hvg" / f"{part}.npy"
         said = vectors.with_suffix(".json")
-        embed_part(processed, genes=made.genes, model=None, spec=Hvg(n_genes=8), out=vectors, manifest=said)
+        embed_part(processed, genes=made.genes, files=[], spec=Hvg(n_genes=8), out=vectors, manifest=said)
     return made
 
 

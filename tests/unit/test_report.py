@@ -247,7 +247,7 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
         vocabulary = {"vocabulary": base / "vocabulary.json", "gene_tokens": base / "v.parquet"}
         tokenize_part(made.file(part, "h5ad"), **vocabulary, spec=Rank(), out=base / "rank" / f"{part}.parquet")
         hvg, said = made.file(part, "hvg.npy"), made.file(part, "hvg.json")
-        embed_part(made.file(part, "h5ad"), genes=made.genes, model=None, spec=Hvg(n_genes=8), out=hvg, manifest=said)
+        embed_part(made.file(part, "h5ad"), genes=made.genes, files=[], spec=Hvg(n_genes=8), out=hvg, manifest=said)
     spec = made.dataset
     parts = [
         PartFiles(

@@ -423,9 +423,10 @@ def embedder_spec(wildcards):
 
 
 def embedder_model(wildcards):
-    """The fitted model, where the embedder learns one."""
-    folder = f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/model"
-    return [f"{folder}/pca.npz"] if embedder_spec(wildcards).learns else []
+    """The fitted model where the embedder learns one, else its outside files; those of the ledger are fetched first."""
+    spec = embedder_spec(wildcards)
+    fitted = f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/model/pca.npz"
+    return [fitted] if spec.learns else spec.files(Ledger(LEDGER), Path("."))
 
 
 # --- exports

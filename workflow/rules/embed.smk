@@ -1,5 +1,5 @@
 # in:  results/{dataset}/processed/{part}.h5ad, results/{dataset}/genes/genes.parquet
-#      results/{dataset}/tokenized/{tokenizer}/{part}.parquet, the files of a model
+#      results/{dataset}/tokenized/{tokenizer}/{part}.parquet, the files of a model, of a list of genes or a reference
 # out: results/{dataset}/embedded/{embedder}/model/part_{part}.npz  products over the training cells   contract: covariance
 #      results/{dataset}/embedded/{embedder}/model/pca.npz      components                         contract: pca
 #      results/{dataset}/embedded/{embedder}/{part}.npy         row-aligned vectors, and .json     contract: embedding
@@ -31,6 +31,7 @@ rule measure_covariance:
 rule fit_pca:
     input:
         products=per_part("results/{dataset}/embedded/{embedder}/model/part_{part}.npz"),
+        genes="results/{dataset}/genes/genes.parquet",
     output:
         model="results/{dataset}/embedded/{embedder}/model/pca.npz",
     log:
@@ -54,7 +55,7 @@ rule embed_part:
     input:
         processed="results/{dataset}/processed/{part}.h5ad",
         genes="results/{dataset}/genes/genes.parquet",
-        model=embedder_model,
+        files=embedder_model,
     output:
         vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",

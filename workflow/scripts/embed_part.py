@@ -8,7 +8,7 @@ with script.job(snakemake) as job:
     embed_part(
         job.input.processed,
         genes=job.input.genes,
-        model=next(iter(job.input.model), None),
+        files=list(job.input.files),
         spec=parse_embedder(job.params.embedder),
         out=job.output.vectors,
         manifest=job.output.manifest,

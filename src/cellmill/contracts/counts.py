@@ -64,6 +64,13 @@ class CountsPart:
     def _indptr(self) -> np.ndarray:
         return self._file["X/indptr"][:]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 (cells,): stored counts of each cell, none of which is 0."""
+        import numpy as np
+
+        return np.diff(self._indptr)
+
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Obs (cells, columns), indexed by ``cell_id``."""

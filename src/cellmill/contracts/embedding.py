@@ -35,14 +35,22 @@ def write(
                 with np.errstate(over="ignore"):
                     block = np.ascontiguousarray(given, TYPES[dtype])
                 if not np.isfinite(block).all():
-                    bad = rows + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                    raise CellmillError(path, f"the vector of row {bad} is not finite in {dtype}.", "Report this.")
+                    raise _not_finite(path, np.asarray(given), block, rows)
                 stream.write(block.tobytes())
                 rows += len(block)
         if rows != shape[0]:
             raise CellmillError(path, f"{rows} vectors for {shape[0]} cells.", "Report this.")
     said = {"contract": str(EMBEDDING), "cells": shape[0], "dimensions": shape[1], "dtype": dtype}
     write_json(manifest, {**said, **facts})
+
+
+def _not_finite(path: str | PathLike[str], given: np.ndarray, block: np.ndarray, first: int) -> CellmillError:
+    row, column = (int(i) for i in np.argwhere(~np.isfinite(block))[0])
+    value, where = given[row, column], f"the vector of row {first + row}"
+    if not np.isfinite(value):
+        return CellmillError(path, f"{where} is not finite.", "Report this.")
+    ends = f"{block.dtype} ends at {np.finfo(block.dtype).max:,.0f}"
+    return CellmillError(path, f"{where} has {value:,.0f}, and {ends}.", "Take dtype: float32 for this embedder.")
 
 
 def read(path: str | PathLike[str]) -> np.ndarray:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from cellmill.embedders.geneformer import Geneformer
+from cellmill.embedders.genes import GeneList
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
 from cellmill.embedders.transformer import Transformer
 
-OfCounts = Hvg | Pca
+OfCounts = Hvg | GeneList | Pca
 """What `embed_part` runs."""
 OfTokens = Geneformer | Transformer
 """What `embed_tokens` runs: a model over the tokens of a tokenizer."""
@@ -24,4 +25,4 @@ def parse_embedder(values: dict[str, Any]) -> Embedder:
     return parsed
 
 
-__all__ = ["Embedder", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "Transformer", "parse_embedder"]
+__all__ = ["Embedder", "GeneList", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "Transformer", "parse_embedder"]

@@ -1,13 +1,14 @@
-"""What can be known of models over tokens before the first job."""
+"""What can be known of embedders before the first job."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellmill.embedders import OfTokens
+from cellmill.embedders import GeneList, OfTokens, Pca
 from cellmill.embedders.model_files import model_problem
-from cellmill.errors import nearest
+from cellmill.embedders.reference_files import reference_problem
+from cellmill.errors import CellmillError, nearest
 from cellmill.exports.geneformer import RANKED
 from cellmill.sources.ledger import LEDGER, Ledger
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def embedder_problems(config: Config, defined: dict[str, set[str]], made: set[str], base: Path) -> list[str]:
-    """Tokens that an embedder cannot read, and models that are not there, of those in use."""
-    problems = []
+    """Tokens that an embedder cannot read, and of those in use models and files that are not there."""
+    problems = _file_problems(config, made, base)
     for name, spec in config.embedders.items():
         if not isinstance(spec, OfTokens):
             continue
@@ -42,3 +43,37 @@ def embedder_problems(config: Config, defined: dict[str, set[str]], made: set[st
         if problem is not None:
             problems.append(f"{where}.model: {problem}")
     return problems
+
+
+def _file_problems(config: Config, made: set[str], base: Path) -> list[str]:
+    """Lists of genes and references that are not there, or name a gene twice."""
+    problems, ledger = [], Ledger(LEDGER)
+    fits = [name for name, spec in config.embedders.items() if isinstance(spec, Pca) and spec.learns]
+    fitted = [f"results/{dataset}/embedded/{name}/model/pca.npz" for dataset in config.datasets for name in fits]
+    for name in sorted(made & config.embedders.keys()):
+        spec = config.embedders[name]
+        if isinstance(spec, Pca) and spec.reference is not None:
+            problem = reference_problem(spec.reference, ledger, base, fitted)
+            problems += [] if problem is None else [f"embedders.{name}.reference: {problem}"]
+        elif isinstance(spec, GeneList):
+            problems += [f"embedders.{name}.genes: {problem}" for problem in _list_problems(spec, ledger, base)]
+    return problems
+
+
+def _list_problems(spec: GeneList, ledger: Ledger, base: Path) -> list[str]:
+    names = spec.genes
+    if isinstance(names, str):
+        path = base / ledger.path_of(names)
+        if not path.is_file():
+            known = [name for name in ledger.names if name.startswith("genes/")]
+            return [] if names in ledger.names else [f"no file '{names}'. {nearest(names, known)}"]
+        from cellmill.genes.table import read_gene_list
+
+        try:
+            names = read_gene_list(path)
+        except CellmillError as error:
+            return [str(error)]
+    from cellmill.embedders.find_genes import repeated
+
+    twice = repeated(names)
+    return [] if twice is None else [f"'{twice}' stands there twice. Give every gene one place."]

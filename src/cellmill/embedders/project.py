@@ -18,6 +18,7 @@ def _project(
     slots: np.ndarray,
     components: np.ndarray,
     offset: np.ndarray,
+    target_sum: float,
     out: np.ndarray,
 ) -> None:
     for i in range(len(indptr) - 1):
@@ -28,15 +29,17 @@ def _project(
         for k in range(indptr[i], indptr[i + 1]):
             slot = slots[indices[k]]
             if slot >= 0:
-                value = np.log1p(data[k] * (10_000.0 / total))
+                value = np.log1p(data[k] * (target_sum / total))
                 for c in range(len(row)):
                     row[c] += value * components[slot, c]
         for c in range(len(row)):
             out[i, c] = row[c]
 
 
-def project(counts: sp.csr_matrix, slots: np.ndarray, components: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """float32 (n, k): log1p of counts per 10,000 on ``components`` (genes, k), less ``offset`` (k,): the mean."""
+def project(
+    counts: sp.csr_matrix, slots: np.ndarray, components: np.ndarray, offset: np.ndarray, target_sum: float
+) -> np.ndarray:
+    """float32 (n, k): log1p of normalised counts on ``components`` (genes, k), less ``offset`` (k,): the mean."""
     out = np.empty((counts.shape[0], len(offset)), np.float32)
-    _project(counts.data, counts.indices, counts.indptr, slots, components, offset, out)
+    _project(counts.data, counts.indices, counts.indptr, slots, components, offset, target_sum, out)
     return out

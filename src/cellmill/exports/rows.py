@@ -103,7 +103,7 @@ def ordered(
     import numpy as np
 
     n_buckets = 1
-    while sum(_bytes(p, columns) for p in parts) > bucket_bytes * n_buckets:
+    while sum(_bytes(p, columns, header.widths) for p in parts) > bucket_bytes * n_buckets:
         n_buckets *= 2
     spill = _Spill(scratch, header, n_buckets)
     total = sum(header.cells.values())
@@ -136,13 +136,13 @@ def _sorted(spill: _Spill, header: Header) -> Iterator[tuple[str, pa.RecordBatch
                 yield split, take_rows(batch, order[start : start + EMITTED_ROWS])
 
 
-def _bytes(part: PartFiles, columns: tuple[str, ...]) -> int:
+def _bytes(part: PartFiles, columns: tuple[str, ...], widths: dict[str, int]) -> int:
     from cellmill.contracts.counts import CountsPart
 
     with CountsPart(part.processed) as counts:
         per_value = counts.dtype.itemsize + (2 if counts.n_genes <= 1 << 16 else 4) if "counts" in columns else 0
         per_value += 4 * sum(c.startswith("tokens:") for c in columns)
-        per_cell = 200 + 400 * sum(c.startswith("embedding:") for c in columns)
+        per_cell = 200 + 4 * sum(widths[c.partition(":")[2]] for c in columns if c.startswith("embedding:"))
         return counts.n_values * per_value + counts.n_cells * per_cell
 
 

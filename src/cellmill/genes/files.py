@@ -43,7 +43,7 @@ def gene_set_files(sets: Mapping[str, str | list[str]]) -> list[str]:
 
 
 def _file(name: str) -> str:
-    return f"resources/{name}" if name in Ledger(LEDGER).names else name
+    return Ledger(LEDGER).path_of(name)
 
 
 def gene_file_problems(dataset: Dataset, base: Path) -> list[str]:

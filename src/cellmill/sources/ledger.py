@@ -101,6 +101,10 @@ class Ledger:
             raise CellmillError(self.path, f"no file '{name}'.", nearest(name, self._by_name))
         return self._by_name[name]
 
+    def path_of(self, name: str) -> str:
+        """Where the file ``name`` lies: below ``resources/`` where the ledger has it, else it is a path."""
+        return f"resources/{name}" if name in self._by_name else name
+
     def by_address(self, address: str) -> Entry | None:
         """The file at this address, if the ledger knows it."""
         return self._by_address.get(address)
