@@ -34,3 +34,17 @@ def log_normalized(counts: sp.csr_matrix, slots: np.ndarray, width: int) -> np.n
     out = np.zeros((counts.shape[0], width), np.float64)
     _fill(counts.data, counts.indices, counts.indptr, slots, out)
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _scatter(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            slot = slots[indices[k]]
+            if slot >= 0:
+                out[i, slot] = data[k]
+
+
+def counts_of(counts: sp.csr_matrix, slots: np.ndarray, out: np.ndarray) -> None:
+    """Counts of chosen genes into the first rows of ``out``, zeros (at least n, width), genes in their slots."""
+    _scatter(counts.data, counts.indices, counts.indptr, slots, out)
