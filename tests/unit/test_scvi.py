@@ -89,9 +89,9 @@ def gather(made: Made, folder: Path, spec: OfCells, *, batch: str | None = "dono
     gather_training(made.files("h5ad"), **files, spec=spec, batch=batch)
 
 
-def fit(folder: Path, spec: OfCells) -> None:
+def fit(folder: Path, spec: OfCells, *, out: Path | None = None) -> None:
     reference = f"{spec.model}/model.pt" if spec.kind == "scvi_reference" else None
-    files = {"out": folder / "model.pt", "manifest": folder / "manifest.json", "work": folder / "work"}
+    files = {"out": out or folder / "model.pt", "manifest": folder / "manifest.json", "work": folder / "work"}
     fit_scvi(folder / "training", model=reference, spec=spec, **files)
 
 
@@ -179,7 +179,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
 
 
 def test_early_stopping_is_kept_by_the_checkpoint(
-    datasets: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    datasets: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """A run that was interrupted stops at the epoch at which the other one stops."""
     settings = Training(max_epochs=40, batch_size=64, early_stopping=True, patience=1, learning_rate=0.3)
@@ -191,13 +191,17 @@ def test_early_stopping_is_kept_by_the_checkpoint(
     interrupted(tmp_path, spec, epoch=whole_run["epochs"], monkeypatch=monkeypatch)
     fit(tmp_path, spec)
     assert read_json(tmp_path / "manifest.json") == whole_run and (tmp_path / "model.pt").read_bytes() == model
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):  # all epochs are over, and the model cannot be written
+        fit(tmp_path, spec, out=tmp_path / "file" / "model.pt")
+    assert epochs_of(tmp_path, spec, caplog) == [] and (tmp_path / "model.pt").read_bytes() == model
 
 
 def test_the_training_is_as_good_as_that_of_scvi_tools(datasets: dict[str, Made], tmp_path: Path) -> None:
     """The ELBO after as many epochs over the same cells in one AnnData; no test cell is among them."""
     import scvi
 
-    settings = Training(max_epochs=30, batch_size=64, held_out=0, n_epochs_kl_warmup=None, learning_rate=5e-3)
+    settings = Training(max_epochs=15, batch_size=64, held_out=0, n_epochs_kl_warmup=None, learning_rate=1e-2)
     spec = Scvi(genes="all", n_hidden=32, n_latent=4, gene_likelihood="nb", train=settings)
     gather(datasets["one"], tmp_path, spec)
     fit(tmp_path, spec)
@@ -209,11 +213,11 @@ def test_the_training_is_as_good_as_that_of_scvi_tools(datasets: dict[str, Made]
     scvi.model.SCVI.setup_anndata(cells, batch_key="donor")
     model = scvi.model.SCVI(cells, n_hidden=32, n_latent=4, gene_likelihood="nb")
     model.train(
-        max_epochs=30,
+        max_epochs=15,
         accelerator="cpu",
         train_size=1.0,
         batch_size=64,
-        plan_kwargs={"lr": 5e-3, "n_epochs_kl_warmup": None},
+        plan_kwargs={"lr": 1e-2, "n_epochs_kl_warmup": None},
         enable_progress_bar=False,
     )
     expected = model.history["elbo_train"]["elbo_train"].to_numpy(float)
@@ -332,11 +336,12 @@ def test_a_model_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("options", "message"),
     [
         ({"categorical_covariates": ["age"]}, "'age' holds numbers with fractions"),
-        ({"continuous_covariates": ["donor"]}, "'donor' is string, expected numbers"),
+        ({"batch": "lane", "continuous_covariates": ["donor"]}, "'donor' is string, expected numbers"),
+        ({"categorical_covariates": ["donor"]}, "'donor' is named twice"),
         ({"batch": "doner"}, "Did you mean 'donor'"),
         ({"train": Training(early_stopping=True, held_out=0)}, "no cell is held out"),
     ],
-    ids=["fractions", "text", "misspelt", "nothing held out"],
+    ids=["fractions", "text", "twice", "misspelt", "nothing held out"],
 )
 def test_what_cannot_be_trained_on_is_refused(
     datasets: dict[str, Made], tmp_path: Path, options: dict[str, Any], message: str

@@ -144,6 +144,9 @@ def _held_out(ids: pa.Array, *, share: float, seed: int) -> np.ndarray:
 def _scan(parts: Sequence[str | PathLike[str]], inputs: Inputs) -> _Scan:
     """One look at the obs tables of all parts."""
     asked = [*inputs.discrete, *inputs.continuous]
+    twice = sorted({name for name in asked if asked.count(name) > 1})
+    if twice:
+        raise CellmillError(parts[0], f"'{twice[0]}' is named twice.", "A column is the batch or one covariate.")
     cells: dict[str, int] = {"train": 0}
     values: dict[str, set[Any]] = {name: set() for name in inputs.discrete}
     dtype = np.dtype(np.uint8)
@@ -152,8 +155,8 @@ def _scan(parts: Sequence[str | PathLike[str]], inputs: Inputs) -> _Scan:
             for name in asked:
                 part.column(name)
             split = part.column("split")
-            for name, n in split.value_counts().items():
-                cells[str(name)] = cells.get(str(name), 0) + int(n)
+            for value, n in split.value_counts().items():
+                cells[str(value)] = cells.get(str(value), 0) + int(n)
             training = pa.array((split == "train").to_numpy())
             obs = part.obs_table().select(asked)
             dtype = part.dtype

@@ -88,7 +88,7 @@ def _listed(file: Path) -> list[Any]:
 
     plain: dict[str, Any] = {f"builtins.{t.__name__}": t for t in (bytes, dict, list, set, tuple)}
     plain |= {
-        f"{core}.multiarray.{name}": getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
+        f"{core}.multiarray.{name}": getattr(np._core.multiarray, name)
         for core in ("numpy.core", "numpy._core")
         for name in ("_reconstruct", "scalar")
     }

@@ -116,7 +116,7 @@ def example(
 
     n = 3 * max([1, *(len(c) for c in categories.values())])
     columns: dict[str, Any] = {
-        name: pd.Categorical.from_codes(np.arange(n) % len(values), categories=pd.Index(list(values)))
+        name: pd.Categorical.from_codes([i % len(values) for i in range(n)], categories=pd.Index(list(values)))
         for name, values in categories.items()
     }
     obs = pd.DataFrame(columns | {name: np.ones(n) for name in numbers}, index=pd.RangeIndex(n).astype(str))

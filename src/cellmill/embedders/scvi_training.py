@@ -102,11 +102,13 @@ def train(model: Any, cells: Cells, spec: Training, *, device: str, max_epochs: 
 
     A model is trained in one thread on the CPU: a product in several may add up in another order.
     """
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments import LightningEnvironment
 
     stopping = None
     if spec.early_stopping:
-        stopping = EarlyStopping(monitor="elbo_validation", patience=spec.patience, mode="min")
+        # Lightning asks it last of all callbacks at the end of an epoch, and after validation before that: the
+        # checkpoint must hold what it decided.
+        stopping = EarlyStopping("elbo_validation", patience=spec.patience, check_on_train_epoch_end=False)
     epochs = Epochs(checkpoint, seed=spec.seed, stopping=stopping)
     plan = {
         "lr": spec.learning_rate,
