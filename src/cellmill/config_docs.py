@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from cellmill import config as models
 from cellmill import embedders, exports, sources, tokenizers
+from cellmill.embedders import cell_vae
 from cellmill.genes import spec as gene_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
@@ -54,6 +55,9 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Embedder `hvg`", "", embedders.Hvg),
     ("Embedder `genes`", "", embedders.GeneList),
     ("Embedder `pca`", "", embedders.Pca),
+    ("Embedder `scvi`", "", embedders.Scvi),
+    ("Embedder `scvi_reference`", "", embedders.ScviReference),
+    ("`train:` of `scvi` and `scvi_reference`", "", cell_vae.Training),
     ("Embedder `geneformer`", "", embedders.Geneformer),
     ("Embedder `transformer`", "", embedders.Transformer),
     ("Export `hf`, kind `tokens`", "", exports.HfTokens),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellmill.embedders.problems import column_problems
 from cellmill.errors import nearest
 from cellmill.exports.geneformer import RANKED
 from cellmill.quality.names import METRICS, metric_of
@@ -40,6 +41,7 @@ def dataset_problems(config: Config, dataset: Dataset, defined: dict[str, set[st
             "variable_genes.by_batch: there is no batch column. Name it in columns.batch, or set by_batch: false."
         )
     problems += _unknown_sets(dataset)
+    problems += column_problems(config, dataset)
     read = [(path, t) for path in dataset.exports if path in exports for t in exports[path].tokenizers]
     for path, name in read:
         writes = config.tokenizers[name].columns if name in config.tokenizers else {}

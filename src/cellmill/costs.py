@@ -12,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from cellmill.embedders import OfCounts
+
 if TYPE_CHECKING:
     from cellmill.config import Project
 
@@ -94,7 +96,7 @@ def estimate(project: Project, dataset: str, *, cells: int, parts: int) -> list[
 def _times(project: Project, dataset: str) -> dict[str, float]:
     """How often a rule runs for the dataset, against how often it ran when it was measured."""
     embedders = [project.config.embedders[name] for name in project.embedders_of(dataset)]
-    learning = sum(embedder.learns for embedder in embedders)
+    learning = sum(embedder.kind == "pca" for embedder in embedders)
     exports = [path.partition("/")[0] for path in project.exports_of(dataset)]
     tokenizers = len(project.tokenizers_of(dataset))
     return {
@@ -102,6 +104,6 @@ def _times(project: Project, dataset: str) -> dict[str, float]:
         "tokenize_part": tokenizers,
         "measure_covariance": learning,
         "fit_pca": learning,
-        "embed_part": len(embedders) / 2,  # measured with two, hvg and pca
+        "embed_part": sum(isinstance(e, OfCounts) for e in embedders) / 2,  # measured with two, hvg and pca
         **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["export"]},
     }

@@ -19,7 +19,7 @@ from cellmill.config import ConfigError, load_project
 from cellmill.contracts import versions
 from cellmill.contracts.plan import digest, members_of, read_plan
 from cellmill.errors import CellmillError
-from cellmill.embedders import OfTokens
+from cellmill.embedders import OfCells, OfTokens
 from cellmill.embedders.model_files import model_files
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
@@ -396,9 +396,20 @@ def token_embedders():
     return "|".join(n for n, e in PROJECT.config.embedders.items() if isinstance(e, OfTokens)) or "(?!)"
 
 
+def cell_embedders():
+    """A pattern of the names of embedders that run a model of scvi-tools; of none where none does."""
+    return "|".join(n for n, e in PROJECT.config.embedders.items() if isinstance(e, OfCells)) or "(?!)"
+
+
+def trained_cell_embedders():
+    """Of those that train it."""
+    found = [n for n, e in PROJECT.config.embedders.items() if isinstance(e, OfCells) and e.learns]
+    return "|".join(found) or "(?!)"
+
+
 def count_embedders():
     """A pattern of the names of the others; an unknown name is one."""
-    return rf"(?!(?:{token_embedders()})/)[A-Za-z0-9_-]+"
+    return rf"(?!(?:{token_embedders()}|{cell_embedders()})/)[A-Za-z0-9_-]+"
 
 
 def embedder_tokens(pattern):
@@ -413,6 +424,23 @@ def embedder_tokens(pattern):
 def embedder_files(wildcards):
     """The files of the embedder's model; those of the ledger are fetched first."""
     return model_files(embedder_spec(wildcards).model, Ledger(LEDGER))
+
+
+def embedder_reference(wildcards):
+    """The model that is there already, where the embedder names one; those of the ledger are fetched first."""
+    model = getattr(embedder_spec(wildcards), "model", None)
+    return [] if model is None else [f"{Path(model).as_posix()}/model.pt"]
+
+
+def cell_model(wildcards):
+    """The model of scvi-tools that a part goes through: trained on the dataset, or as it is."""
+    trained = f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/model/model.pt"
+    return [trained] if embedder_spec(wildcards).learns else embedder_reference(wildcards)
+
+
+def checkpoint_folder(wildcards):
+    """Where a training that is interrupted keeps its last epoch; no output, which Snakemake would delete."""
+    return f"results/{wildcards.dataset}/embedded/{wildcards.embedder}/.training"
 
 
 def embedder_spec(wildcards):

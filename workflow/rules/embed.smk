@@ -2,6 +2,8 @@
 #      results/{dataset}/tokenized/{tokenizer}/{part}.parquet, the files of a model, of a list of genes or a reference
 # out: results/{dataset}/embedded/{embedder}/model/part_{part}.npz  products over the training cells   contract: covariance
 #      results/{dataset}/embedded/{embedder}/model/pca.npz      components                         contract: pca
+#      results/{dataset}/embedded/{embedder}/training/          training cells of all parts        contract: training
+#      results/{dataset}/embedded/{embedder}/model/model.pt     of scvi-tools, and manifest.json   contract: scvi
 #      results/{dataset}/embedded/{embedder}/{part}.npy         row-aligned vectors, and .json     contract: embedding
 
 
@@ -105,3 +107,87 @@ rule embed_tokens:
         contract=str(versions.EMBEDDING),
     script:
         "../scripts/embed_tokens.py"
+
+
+rule gather_training:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        genes="results/{dataset}/genes/genes.parquet",
+        model=embedder_reference,
+    output:
+        training=temp(directory("results/{dataset}/embedded/{embedder}/training")),
+    log:
+        "logs/gather_training/{dataset}.{embedder}.log",
+    benchmark:
+        "benchmarks/gather_training/{dataset}.{embedder}.jsonl"
+    wildcard_constraints:
+        embedder=trained_cell_embedders(),
+    conda:
+        "../envs/scvi.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=by_input(20, 15),
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
+        contract=str(versions.TRAINING),
+    script:
+        "../scripts/gather_training.py"
+
+
+rule fit_scvi:
+    input:
+        training="results/{dataset}/embedded/{embedder}/training",
+        model=embedder_reference,
+    output:
+        model="results/{dataset}/embedded/{embedder}/model/model.pt",
+        manifest="results/{dataset}/embedded/{embedder}/model/manifest.json",
+    log:
+        "logs/fit_scvi/{dataset}.{embedder}.log",
+    benchmark:
+        "benchmarks/fit_scvi/{dataset}.{embedder}.jsonl"
+    wildcard_constraints:
+        embedder=trained_cell_embedders(),
+    conda:
+        "../envs/scvi.yaml"
+    threads: 2
+    resources:
+        gpu=lambda wildcards: embedder_spec(wildcards).gpus,
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        work=checkpoint_folder,
+        contract=str(versions.SCVI),
+    script:
+        "../scripts/fit_scvi.py"
+
+
+rule embed_scvi:
+    input:
+        processed="results/{dataset}/processed/{part}.h5ad",
+        genes="results/{dataset}/genes/genes.parquet",
+        model=cell_model,
+    output:
+        vectors="results/{dataset}/embedded/{embedder}/{part}.npy",
+        manifest="results/{dataset}/embedded/{embedder}/{part}.json",
+    log:
+        "logs/embed_scvi/{dataset}.{embedder}.{part}.log",
+    benchmark:
+        "benchmarks/embed_scvi/{dataset}.{embedder}.{part}.jsonl"
+    wildcard_constraints:
+        embedder=cell_embedders(),
+    conda:
+        "../envs/scvi.yaml"
+    threads: spare_threads
+    resources:
+        gpu=lambda wildcards: embedder_spec(wildcards).gpus,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        embedder=lambda wildcards: plain(embedder_spec(wildcards)),
+        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
+        contract=str(versions.EMBEDDING),
+    script:
+        "../scripts/embed_scvi.py"

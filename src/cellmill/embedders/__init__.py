@@ -10,13 +10,17 @@ from cellmill.embedders.geneformer import Geneformer
 from cellmill.embedders.genes import GeneList
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
+from cellmill.embedders.scvi import Scvi
+from cellmill.embedders.scvi_reference import ScviReference
 from cellmill.embedders.transformer import Transformer
 
 OfCounts = Hvg | GeneList | Pca
 """What `embed_part` runs."""
+OfCells = Scvi | ScviReference
+"""What `embed_scvi` runs, after `fit_scvi` where a model is trained: models of scvi-tools."""
 OfTokens = Geneformer | Transformer
 """What `embed_tokens` runs: a model over the tokens of a tokenizer."""
-Embedder = Annotated[OfCounts | OfTokens, Field(discriminator="kind")]
+Embedder = Annotated[OfCounts | OfCells | OfTokens, Field(discriminator="kind")]
 
 
 def parse_embedder(values: dict[str, Any]) -> Embedder:
@@ -25,4 +29,17 @@ def parse_embedder(values: dict[str, Any]) -> Embedder:
     return parsed
 
 
-__all__ = ["Embedder", "GeneList", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "Transformer", "parse_embedder"]
+__all__ = [
+    "Embedder",
+    "GeneList",
+    "Geneformer",
+    "Hvg",
+    "OfCells",
+    "OfCounts",
+    "OfTokens",
+    "Pca",
+    "Scvi",
+    "ScviReference",
+    "Transformer",
+    "parse_embedder",
+]

@@ -84,3 +84,8 @@ def _check_whole(counts: np.ndarray, dtype: str) -> None:
             f"{WHOLE[dtype]:,}.",
             "Take dtype: float32, or values: log1p." if dtype == "float16" else "Take values: log1p.",
         )
+
+
+def counts_of(counts: sp.csr_matrix, slots: np.ndarray, out: np.ndarray) -> None:
+    """Counts of chosen genes into the first rows of ``out``, zeros (at least n, width), genes in their slots."""
+    _fill_counts(counts.data, counts.indices, counts.indptr, slots, out)

@@ -5,21 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellmill.embedders import GeneList, OfTokens, Pca
-from cellmill.embedders.model_files import model_problem
+from cellmill.embedders import GeneList, OfCells, OfTokens, Pca
+from cellmill.embedders.model_files import ledger_files, model_problem
 from cellmill.embedders.reference_files import reference_problem
+from cellmill.embedders.scvi_files import MODEL
 from cellmill.errors import CellmillError, nearest
 from cellmill.exports.geneformer import RANKED
 from cellmill.sources.ledger import LEDGER, Ledger
 
 if TYPE_CHECKING:
-    from cellmill.config import Config
+    from cellmill.config import Config, Dataset
 
 
 def embedder_problems(config: Config, defined: dict[str, set[str]], made: set[str], base: Path) -> list[str]:
     """Tokens that an embedder cannot read, and of those in use models and files that are not there."""
     problems = _file_problems(config, made, base)
     for name, spec in config.embedders.items():
+        if isinstance(spec, OfCells) and name in made:
+            problems += [f"embedders.{name}{p}" for p in _cell_problems(spec, base)]
         if not isinstance(spec, OfTokens):
             continue
         where, known = f"embedders.{name}", defined["tokenizers"]
@@ -77,3 +80,34 @@ def _list_problems(spec: GeneList, ledger: Ledger, base: Path) -> list[str]:
 
     twice = repeated(names)
     return [] if twice is None else [f"'{twice}' stands there twice. Give every gene one place."]
+
+
+def _cell_problems(spec: OfCells, base: Path) -> list[str]:
+    """What is wrong with the model that an embedder names, or with how it is trained."""
+    problems = []
+    if spec.train is not None and spec.train.early_stopping and not spec.train.held_out:
+        problems.append(".train.held_out: early stopping looks at held-out cells: let it be above 0.")
+    if spec.kind == "scvi_reference" and not ledger_files(spec.model, Ledger(LEDGER)):
+        if not (base / spec.model / MODEL).is_file():
+            problems.append(f".model: no {MODEL} in '{spec.model}'. Name a folder that SCVI.save of scvi-tools wrote.")
+    return problems
+
+
+def column_problems(config: Config, dataset: Dataset) -> list[str]:
+    """Obs columns that an embedder of the dataset reads and that do not stay with the cells."""
+    exports = config.exports.by_path()
+    names = [*dataset.embedders, *(e for path in dataset.exports if path in exports for e in exports[path].embedders)]
+    problems = []
+    for name in dict.fromkeys(names):
+        spec = config.embedders.get(name)
+        if not isinstance(spec, OfCells):
+            continue
+        asked = [] if spec.batch is None else [spec.batch]
+        if spec.kind == "scvi":
+            asked += [*spec.categorical_covariates, *spec.continuous_covariates]
+        problems += [
+            f"columns.keep: embedder '{name}' reads '{column}', which is not kept."
+            for column in asked
+            if column not in dataset.kept_columns
+        ]
+    return problems

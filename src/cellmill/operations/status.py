@@ -29,7 +29,15 @@ RULES = {
     "processed": ("count_gene_cells", "unify_genes", "process_part", "write_ledger"),
     "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
     "tokenized": ("build_vocabulary", "tokenize_part"),
-    "embedded": ("measure_covariance", "fit_pca", "embed_part", "embed_tokens"),
+    "embedded": (
+        "measure_covariance",
+        "fit_pca",
+        "embed_part",
+        "gather_training",
+        "fit_scvi",
+        "embed_scvi",
+        "embed_tokens",
+    ),
     "exports": (
         "export_hf",
         "export_mds",
