@@ -22,7 +22,7 @@ from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
 from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
-from cellmill.sources import ScBaseCount, Source
+from cellmill.sources import Census, ScBaseCount, Source, Tahoe
 from cellmill.sources.download import Download
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
@@ -92,11 +92,17 @@ class Dataset(Spec):
         return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
 
     @property
+    def judged(self) -> Quality:
+        """`quality`, and before its filters those of the source: what decides which cells are kept."""
+        own = self.source.cell_filters if isinstance(self.source, Census | Tahoe) else []
+        return self.quality.model_copy(update={"filters": [*own, *self.quality.filters]}) if own else self.quality
+
+    @property
     def subset_rules(self) -> SubsetRules:
         """What `draw_subset` depends on, of a dataset that has a subset."""
         if self.subset is None:
             raise ValueError("this dataset has no subset")
-        return SubsetRules(**self.subset.model_dump(), filters=list(self.quality.filters), cell_ids=self.cell_ids)
+        return SubsetRules(**self.subset.model_dump(), filters=list(self.judged.filters), cell_ids=self.cell_ids)
 
     @property
     def counts_of_members(self) -> str:
@@ -130,7 +136,7 @@ class Dataset(Spec):
         """What `read_labels` depends on."""
         rare = self.quality.rare
         return LabelRules(
-            filters=list(self.quality.filters),
+            filters=list(self.judged.filters),
             groups=self.split.columns,
             strata=self.split.stratify,
             category=None if rare is None else rare.column,
@@ -139,7 +145,7 @@ class Dataset(Spec):
     @property
     def threshold_rules(self) -> Quality:
         """What `set_thresholds` depends on: the rules that are judged before doublets, twins and rare categories."""
-        return self.quality.model_copy(update={"doublets": None, "duplicates": Duplicates(), "rare": None})
+        return self.judged.model_copy(update={"doublets": None, "duplicates": Duplicates(), "rare": None})
 
     @property
     def doublet_rules(self) -> Quality:
@@ -156,7 +162,7 @@ class Dataset(Spec):
     @property
     def cell_rules(self) -> CellRules:
         """What `process_part` depends on."""
-        return CellRules(quality=self.quality, split=self.split, kept_columns=self.kept_columns)
+        return CellRules(quality=self.judged, split=self.split, kept_columns=self.kept_columns)
 
     @property
     def gene_batch(self) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 import google_crc32c
 import pytest
@@ -33,6 +34,10 @@ class Handler(BaseHTTPRequestHandler):
         asked = {key: values[0] for key, values in parse_qs(url.query).items()}
         steps = url.path.strip("/").split("/")
         self.server.seen.append((self.path, self.headers.get("Range")))
+        if steps[0] == "s3" and asked.get("list-type") == "2":
+            return self.folder(steps[1], asked)
+        if steps[0] in ("s3", "web"):
+            return self.media(unquote(url.path).removeprefix("/s3").strip("/"))
         if self.server.project and asked.get("userProject") != self.server.project:
             return self.problem(400, "Bucket is a requester pays bucket but no user project provided.")
         if steps[:3] == ["download", "storage", "v1"]:
@@ -60,6 +65,26 @@ class Handler(BaseHTTPRequestHandler):
         if start + self.server.page < len(items):
             page["nextPageToken"] = str(start + self.server.page)
         self.json(page)
+
+    def folder(self, bucket: str, asked: dict[str, str]) -> None:
+        """A page of ListObjectsV2, as Amazon's store gives it."""
+        with self.server.lock:
+            fault = (self.server.faults[f"list {bucket}"] or [None]).pop(0)
+        if fault is not None:
+            return fault(self, b"")
+        names = sorted(n for n in self.server.objects if n.startswith(f"{bucket}/{asked['prefix']}"))
+        start = int(asked.get("continuation-token", "0 pages").split()[0])
+        end = start + self.server.page
+        entries = ""
+        for name in names[start:end]:
+            content = self.server.published.get(name, self.server.objects[name])
+            etag = hashlib.md5(content).hexdigest() + self.server.etag_ending
+            entries += f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key><Size>{len(content)}</Size>"
+            entries += f'<ETag>"{etag}"</ETag></Contents>'
+        more = f"<NextContinuationToken>{end} more+/=</NextContinuationToken>" if end < len(names) else ""
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        body = f'<ListBucketResult xmlns="{space}">{entries}{more}</ListBucketResult>'
+        self.answer(200, body.encode(), {"Content-Type": "application/xml"})
 
     def media(self, name: str) -> None:
         if name not in self.server.objects:
@@ -92,13 +117,14 @@ class Handler(BaseHTTPRequestHandler):
 def send(handler: Handler, content: bytes, *, upto: int | None = None, said: bytes | None = None) -> None:
     """The object from where it is asked; ``said`` is the content that the headers speak of."""
     asked = handler.headers["Range"]
-    start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+    first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+    start, end = int(first), min(int(last or len(content)), len(content) - 1)
     if start >= len(content):
         return handler.answer(416, b"", {})
-    body, sums = content[start:], said or content
+    body, sums = content[start : end + 1], said or content
     headers = {"ETag": f'"{hashlib.md5(sums).hexdigest()}"', "x-goog-hash": f"crc32c={crc32c(sums)}"}
     if asked:
-        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
     if upto is not None:
         headers["Connection"] = "close"
         handler.close_connection = True
@@ -149,6 +175,8 @@ class Store(ThreadingHTTPServer):
         """Content that the listing speaks of, where it is another than what is sent."""
         self.seen: list[tuple[str, str | None]] = []
         self.lock, self.page, self.project = threading.Lock(), 7, None
+        self.etag_ending = ""
+        """Of files that were sent to Amazon's store in pieces, as in `-2`; their ETag is then no md5."""
 
     @property
     def endpoint(self) -> str:
@@ -192,12 +220,13 @@ def running() -> Iterator[Store]:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A running store, which ``gs://`` leads to."""
+    """A running store, which ``gs://`` and ``s3://`` lead to."""
     from cellmill.sources.stores import _google
 
     with running() as made:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"{made.endpoint}/s3")
         _google.cache_clear()
         yield made
         _google.cache_clear()

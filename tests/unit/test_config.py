@@ -766,6 +766,17 @@ def test_a_release_may_be_written_without_quotes(root: Path) -> None:
     assert load(root, heart).datasets["heart"].source.release == "2025-02-25"
 
 
+def test_filters_of_a_source_are_judged_before_those_of_the_dataset(root: Path) -> None:
+    """By every rule that looks at cells; the options of the dataset stay as they were said."""
+    quality = {"filters": [{"column": "sex", "in": ["male"]}]}
+    source = {"kind": "census", "filters": [{"column": "tissue", "in": ["lung"]}]}
+    heart = load(root, HEART | {"source": source, "quality": quality, "subset": {"cells": 5}}).datasets["heart"]
+    expected = ["is_primary_data", "tissue", "sex"]
+    for rules in (heart.label_rules, heart.subset_rules, heart.threshold_rules, heart.cell_rules.quality):
+        assert [rule.column for rule in rules.filters] == expected
+    assert [rule.column for rule in heart.quality.filters] == ["sex"]
+
+
 SHIPPED = sorted(p.stem for p in (Path(__file__).parents[2] / "config" / "datasets").glob("*.yaml"))
 
 

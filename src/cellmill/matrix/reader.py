@@ -128,7 +128,7 @@ class CountsFile:
         self._matrix: Any = self._file[node]
         self.layout: Literal["csr", "csc", "dense"] = self._find_layout(node)
         self.shape = self._find_shape()
-        for name, length, expected in (("obs", len(self.cell_ids), 0), ("var", len(self.var), 1)):
+        for name, length, expected in (("obs", self._cells(), 0), ("var", len(self.var), 1)):
             if length != self.shape[expected]:
                 self.close()
                 raise CellmillError(
@@ -181,6 +181,23 @@ class CountsFile:
     def obs(self) -> pd.DataFrame:
         """The obs table (cells, columns), indexed by cell id as found."""
         return _read_table(self.path, self._file, "obs")
+
+    def obs_rows(self, first: int, last: int) -> pd.DataFrame:
+        """The obs table of the cells from the first up to the last; the others are not in memory."""
+        if (first, last) == (0, self.shape[0]) or self._group_of_obs() is None:
+            return self.obs.iloc[first:last]
+        return _read_table(self.path, self._file, "obs", slice(first, last))
+
+    def _cells(self) -> int:
+        """Rows of the obs table, of which nothing is read where it is a group of HDF5."""
+        obs = self._group_of_obs()
+        index = obs.get(_text(obs.attrs.get("_index", ""))) if obs is not None else None
+        return len(index) if isinstance(index, h5py.Dataset) else len(self.cell_ids)
+
+    def _group_of_obs(self) -> h5py.Group | None:
+        """The obs table where it is a group of HDF5; of older formats and of zarr, None."""
+        obs = None if isinstance(self._file, ZarrFile) else self._file.get("obs")
+        return obs if isinstance(obs, h5py.Group) else None
 
     @cached_property
     def var(self) -> pd.DataFrame:
@@ -410,7 +427,7 @@ def read_var(path: str | PathLike[str]) -> pd.DataFrame:
         return _read_table(Path(path), file, "var")
 
 
-def _read_table(path: Path, file: h5py.File | ZarrFile, node: str) -> pd.DataFrame:
+def _read_table(path: Path, file: h5py.File | ZarrFile, node: str, rows: slice = slice(None)) -> pd.DataFrame:
     if node == "raw/var" and node not in file and "raw.var" in file:
         node = "raw.var"
     if node not in file:
@@ -419,7 +436,7 @@ def _read_table(path: Path, file: h5py.File | ZarrFile, node: str) -> pd.DataFra
         return file.table(node)
     try:
         if isinstance(file[node], h5py.Group):
-            return read_table(file[node])
+            return read_table(file[node], rows)
         import anndata
 
         with warnings.catch_warnings():

@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 
 
-def read_table(group: h5py.Group) -> pd.DataFrame:
-    """A dataframe in anndata's encoding 0.2.0; what this does not know is read by anndata itself."""
+def read_table(group: h5py.Group, rows: slice = slice(None)) -> pd.DataFrame:
+    """A dataframe in anndata's encoding 0.2.0; what this does not know is read by anndata itself.
+
+    Of ``rows`` alone, what they take is read and nothing else, where this knows all columns.
+    """
     if _text(group.attrs.get("encoding-type", "")) != "dataframe" or "_index" not in group.attrs:
-        return _by_anndata(group)
+        return _by_anndata(group)[rows]
     try:
         index = _text(group.attrs["_index"])
-        columns = {name: _column(group[name]) for name in column_names(group)}
-        table = pd.DataFrame(columns, index=pd.Index(_column(group[index])))
+        columns = {name: _column(group[name], rows) for name in column_names(group)}
+        table = pd.DataFrame(columns, index=pd.Index(_column(group[index], rows)))
     except NotImplementedError:
-        return _by_anndata(group)
+        return _by_anndata(group)[rows]
     table.index.name = None if index == "_index" else index
     return table
 
@@ -53,18 +56,18 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _column(node: h5py.Group | h5py.Dataset) -> Any:
+def _column(node: h5py.Group | h5py.Dataset, rows: slice = slice(None)) -> Any:
     kind = _text(node.attrs.get("encoding-type", ""))
     if kind == "string-array":
-        return np.asarray(node.asstr()[:], object)
+        return np.asarray(node.asstr()[rows], object)
     if kind == "array" and node.dtype.kind in "biuf":
-        return node[:]
+        return node[rows]
     if kind == "categorical":
-        codes, categories = node["codes"][:], _column(node["categories"])
+        codes, categories = node["codes"][rows], _column(node["categories"])
         return pd.Categorical.from_codes(codes, pd.Index(categories), ordered=bool(node.attrs["ordered"]))
     if kind in ("nullable-integer", "nullable-boolean"):
         array = pd.arrays.IntegerArray if kind == "nullable-integer" else pd.arrays.BooleanArray
-        return array(node["values"][:], node["mask"][:].astype(bool))
+        return array(node["values"][rows], node["mask"][rows].astype(bool))
     raise NotImplementedError(kind)
 
 

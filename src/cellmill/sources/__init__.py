@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from cellmill.sources.bundled import Bundled
+from cellmill.sources.census import Census
 from cellmill.sources.files import Files
 from cellmill.sources.scbasecount import ScBaseCount
+from cellmill.sources.tahoe import Tahoe
 
-Source = Annotated[Bundled | Files | ScBaseCount, Field(discriminator="kind")]
+Source = Annotated[Bundled | Census | Files | ScBaseCount | Tahoe, Field(discriminator="kind")]
 
 
 def parse_source(values: dict[str, Any]) -> Source:
@@ -19,4 +21,4 @@ def parse_source(values: dict[str, Any]) -> Source:
     return parsed
 
 
-__all__ = ["Bundled", "Files", "ScBaseCount", "Source", "parse_source"]
+__all__ = ["Bundled", "Census", "Files", "ScBaseCount", "Source", "Tahoe", "parse_source"]

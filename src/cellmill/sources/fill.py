@@ -10,6 +10,8 @@ from cellmill.config import Project
 from cellmill.contracts.plan import Member, plan_file, read_plan
 from cellmill.files import format_bytes, inside, replacing
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
+from cellmill.sources import Source
+from cellmill.sources.census import Census
 from cellmill.sources.fetch import SUMS_FILE, read_sums, redacted
 from cellmill.sources.files import Files
 from cellmill.sources.ledger import LEDGER, Ledger
@@ -17,6 +19,7 @@ from cellmill.sources.parallel import Wanted, fetch_all, refuse_full_disk
 from cellmill.sources.plan import plan_dataset
 from cellmill.sources.scbasecount import ScBaseCount
 from cellmill.sources.stores import is_address
+from cellmill.sources.tahoe import Tahoe
 
 
 def fill_mirror(project: Project, to: Path) -> str:
@@ -74,9 +77,11 @@ def _wanted(project: Project, to: Path, scratch: Path) -> list[Wanted]:
         source, genes = dataset.source, dataset.genes
         resources = {*gene_table(genes.table, dataset.organism), *gene_list(genes.space), *gene_set_files(genes.sets)}
         if source.planned:
-            billed = source.requester_pays if isinstance(source, ScBaseCount) else None
+            billed = source.requester_pays if isinstance(source, ScBaseCount | Tahoe) else None
             if isinstance(source, ScBaseCount):
                 add(source.catalogue_address, None, None, billed)
+            for address in _catalogues(source):
+                add(address, None, None)
             for member in _members(project, name, scratch):
                 add(member.address, member.checksum, member.bytes, billed)
         elif isinstance(source, Files):
@@ -90,6 +95,13 @@ def _wanted(project: Project, to: Path, scratch: Path) -> list[Wanted]:
             entry = ledger.entry(resource)
             add(entry.address, f"sha256:{entry.sha256}" if entry.sha256 else None, entry.bytes)
     return files
+
+
+def _catalogues(source: Source) -> list[str]:
+    """What is read beside the members, to plan or to say more of the cells."""
+    if isinstance(source, Tahoe):
+        return list(source.tables.values())
+    return source.catalogue_addresses if isinstance(source, Census) else []
 
 
 def _members(project: Project, dataset: str, scratch: Path) -> Sequence[Member]:

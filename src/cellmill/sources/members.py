@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ from cellmill.sources.parallel import Wanted, fetch_all, refuse_full_disk
 from cellmill.sources.stores import is_address
 
 log = logging.getLogger("cellmill")
+Describe = Callable[[pd.DataFrame, pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]]
 MEMBER = "member"
 """The obs column of the member that a cell is of."""
 
@@ -100,7 +101,13 @@ def _verified(member: Member) -> dict[str, Any]:
 
 
 def combine(
-    fetched: Sequence[Fetched], out: str | PathLike[str], *, counts: str, rounded: bool, threads: int = 1
+    fetched: Sequence[Fetched],
+    out: str | PathLike[str],
+    *,
+    counts: str,
+    rounded: bool,
+    describe: Describe | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write the cells of all members, in their order, as one h5ad file: X (cells, genes) CSR uint32.
 
@@ -111,6 +118,7 @@ def combine(
     Args:
         counts: where the counts of each member are, or ``auto``.
         rounded: take fractions, rounded to whole numbers.
+        describe: gives the tables of cells and genes with more columns, and what is to be said of that.
 
     Memory: a block of one member, and the obs tables of all.
 
@@ -139,9 +147,12 @@ def combine(
                         for counts_ in _blocks(file, (first, last), columns, len(var), _wanted(f, file.shape[0])):
                             writer.append(counts_)
                             counter.update(counts_.shape[0])
-                        tables.append(file.obs.iloc[first:last])
+                        tables.append(file.obs_rows(first, last))
                         said.append(_facts(f, where, last - first, len(var) - file.shape[1]))
-            obs = storable(_obs(tables, fetched))
+            obs, more = _obs(tables, fetched), dict[str, Any]()
+            if describe is not None:
+                obs, var, more = describe(obs, var)
+            obs = storable(obs)
             if not len(obs):
                 raise CellmillError(out, "none of its members has a cell.", "Leave them out of the dataset.")
             writer.close(obs=obs, var=storable(var), uns={})
@@ -151,7 +162,7 @@ def combine(
     lacking = [m["member"] for m in said if m["genes_lacking"]]
     if lacking:
         log.warning("%d of %d members lack genes that others have: %s", len(lacking), len(said), ", ".join(lacking[:5]))
-    return {"cells": len(obs), "genes": len(var), "rounded": rounded, "members": said}
+    return {"cells": len(obs), "genes": len(var), "rounded": rounded, "members": said, **more}
 
 
 def _choose(f: Fetched, counts: str, rounded: bool) -> str:

@@ -8,18 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 
 from cellmill.contracts.plan import Member, Plan, write_plan
 from cellmill.errors import CellmillError
-from cellmill.files import inside, scratch
+from cellmill.files import inside, read_json, scratch
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled
+from cellmill.sources.census import Census, h5ads_of_release, members_of_census, newest_files
 from cellmill.sources.files import Files, checked_name, member_name, read_table, sliced
 from cellmill.sources.scbasecount import ScBaseCount, samples
-from cellmill.sources.stores import folder, is_address, listing
+from cellmill.sources.stores import Listed, folder, is_address, listing, opened
+from cellmill.sources.tahoe import Tahoe, members_of_tahoe
 
 log = logging.getLogger("cellmill")
 
@@ -68,6 +70,10 @@ def read_catalogue(source: Source, place: Path, mirror: Path | None) -> Catalogu
     """The members of a source. ``place`` is a folder for what is fetched on the way."""
     if isinstance(source, ScBaseCount):
         return _of_scbasecount(source, place, mirror)
+    if isinstance(source, Census):
+        return _of_census(source, place, mirror)
+    if isinstance(source, Tahoe):
+        return _of_tahoe(source, mirror)
     if isinstance(source, Files) and source.planned:
         return _of_files(source)
     raise ValueError(f"the parts of '{source.kind}' are known without a plan")
@@ -111,6 +117,76 @@ def _of_scbasecount(source: ScBaseCount, place: Path, mirror: Path | None) -> Ca
     if facts["without_file"]:
         log.warning("%d samples of the catalogue have no file and are left out", facts["without_file"])
     return Catalogue(members, facts)
+
+
+def _of_census(source: Census, place: Path, mirror: Path | None) -> Catalogue:
+    from cellmill.sources.fetch import fetch
+    from cellmill.sources.s3 import public_folder
+
+    def read(address: str, name: str) -> Any:
+        path = place / name if is_address(address) else Path(address)
+        if is_address(address):
+            fetch(address, path, sha256=None, mirror=mirror)
+        return read_json(path)
+
+    described = read(source.catalogue, "datasets.json")
+    if source.release is None:
+        named = newest_files(described)
+    else:
+        folder_ = h5ads_of_release(source, read(source.directory, "release.json")).rstrip("/")
+        if is_address(folder_):
+            files = {} if mirror is None else _mirrored(mirror, folder_)
+            if not files:
+                listed = public_folder(folder_)
+                files = {file.address.removeprefix(f"{folder_}/"): (file.bytes, file.checksum) for file in listed}
+        else:
+            files = {p.name: (p.stat().st_size, None) for p in Path(folder_).glob("*.h5ad")}
+        named = {n.removesuffix(".h5ad"): (f"{folder_}/{n}", *said) for n, said in files.items() if n.endswith(".h5ad")}
+    members, facts = members_of_census(source, described, named)
+    return Catalogue(members, facts)
+
+
+def _of_tahoe(source: Tahoe, mirror: Path | None) -> Catalogue:
+    """Listed in the mirror or the store; a look into each file that is taken says how many cells it has."""
+    local = dict[str, Path]()
+    if is_address(source.folder):
+        there = {} if mirror is None else _mirrored(mirror, source.folder)
+        files = [Listed(f"{source.folder}/{name}", *said) for name, said in sorted(there.items())]
+        if mirror is not None:
+            local = {f.address: mirror / f.address.partition("://")[2] for f in files}
+        files = files or folder(source.folder, project=source.requester_pays)
+    else:
+        paths = sorted(path for path in Path(source.folder).glob("*") if path.is_file())
+        files = [Listed(str(path), path.stat().st_size, None) for path in paths]
+        local = {str(path): path for path in paths}
+
+    def look(file: Listed) -> int:
+        if file.address in local:
+            with open(local[file.address], "rb") as stream:
+                return cells_in(stream, file.address)
+        with opened(file.address, project=source.requester_pays) as stream:
+            return cells_in(stream, file.address)
+
+    return Catalogue(*members_of_tahoe(source, files, look))
+
+
+def cells_in(stream: BinaryIO, address: str) -> int:
+    """The cells of an h5ad file, or the rows of a Parquet file; what else is in it is not read.
+
+    Raises:
+        CellmillError: it is neither.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if address.endswith(".parquet"):
+            return int(pq.ParquetFile(stream).metadata.num_rows)
+        with h5py.File(stream, "r") as file:
+            obs = file["obs"]
+            return len(obs if isinstance(obs, h5py.Dataset) else obs[obs.attrs.get("_index", "index")])
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise CellmillError(address, f"not readable ({error}).", "Get it again, or try later.") from error
 
 
 def _mirrored(mirror: Path, address: str) -> dict[str, tuple[int | None, str | None]]:
@@ -173,10 +249,6 @@ def measured(member: Member) -> Member:
         return member
     cells = member.cells
     if cells is None and path.suffix == ".h5ad":
-        try:
-            with h5py.File(path) as file:
-                obs = file["obs"]
-                cells = len(obs if isinstance(obs, h5py.Dataset) else obs[obs.attrs.get("_index", "index")])
-        except (OSError, KeyError) as error:
-            raise CellmillError(path, f"not a readable h5ad file ({error}).", "Get it again.") from error
+        with open(path, "rb") as stream:
+            cells = cells_in(stream, member.address)
     return replace(member, cells=cells, bytes=path.stat().st_size)

@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellmill.contracts.versions import RAW
 from cellmill.errors import CellmillError
@@ -20,13 +20,18 @@ from cellmill.sources.download import Download
 from cellmill.sources.fetch import Traffic, fetch, file_name, redacted
 from cellmill.sources.files import Files
 from cellmill.sources.ledger import Ledger
+from cellmill.sources.parallel import Wanted, fetch_all
 from cellmill.sources.scbasecount import ScBaseCount
 from cellmill.sources.stores import is_address
+from cellmill.sources.tahoe import Tahoe
 from cellmill.sources.tenx import convert_tenx_folder, convert_tenx_h5, unpack_tenx
+
+if TYPE_CHECKING:
+    from cellmill.sources.tahoe_cells import Tables
 
 log = logging.getLogger("cellmill")
 
-READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz", ".zarr.zip")
+READABLE = (".h5ad", ".h5ad.gz", ".h5", ".tar.gz", ".tgz", ".zarr.zip", ".parquet")
 
 
 def retrieve_part(
@@ -67,7 +72,7 @@ def retrieve_part(
         facts = _from_plan(source, part, out, plan, counts, mirror, download or Download())
     elif isinstance(source, Bundled):
         facts = _from_package(source, out)
-    elif isinstance(source, ScBaseCount):
+    elif not isinstance(source, Files):
         raise ValueError("this source has a plan")
     elif is_address(source.files[part]):
         facts = _from_address(source, part, out, ledger, mirror, download or Download())
@@ -83,24 +88,37 @@ def _from_plan(
     from cellmill.sources.members import Fetched, combine, fetch_members
 
     folder = out.parent / ".download" / part
-    paying = source if isinstance(source, ScBaseCount) else None
-    project = None if paying is None else paying.requester_pays
+    project = source.requester_pays if isinstance(source, ScBaseCount | Tahoe) else None
     fetched = fetch_members(members_of(plan, part), folder, mirror=mirror, download=download, project=project)
     ready = []
     with scratch(out) as place:
+        tables = _tahoe_tables(source, folder, mirror, download) if isinstance(source, Tahoe) else None
         for f in fetched:
             suffix = "folder" if f.path.is_dir() else suffix_of(str(f.path), f.path.name)
             path, note = f.path, ""
-            if suffix != ".h5ad":
+            if suffix == ".parquet" and tables is not None:
+                path = place / f"{f.member.name}.h5ad"
+                note = tables.decode(f.path, path)
+            elif suffix != ".h5ad":
                 path = place / f"{f.member.name}.h5ad"
                 note = _convert(f.path, suffix, path, source.genome if isinstance(source, Files) else None)
             check_h5ad(path, shown=f.path)
             ready.append(Fetched(f.member, path, {**f.facts, "note": note}))
-        facts = combine(ready, out, counts=counts, rounded=paying is not None and paying.round)
+        rounded = isinstance(source, ScBaseCount) and source.round
+        facts = combine(ready, out, counts=counts, rounded=rounded, describe=tables.describe if tables else None)
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # other parts are there, or nothing was fetched
         folder.parent.rmdir()
     return {**facts, "note": f"{len(fetched)} members, combined."}
+
+
+def _tahoe_tables(source: Tahoe, to: Path, mirror: Path | None, download: Download) -> Tables:
+    """What is said of every part's cells and genes."""
+    from cellmill.sources.tahoe_cells import read_tables
+
+    wanted = {name: Wanted(a, to / f"{name}_metadata.parquet") for name, a in source.tables.items() if is_address(a)}
+    fetch_all(list(wanted.values()), mirror=mirror, download=download)
+    return read_tables({n: wanted[n].path if n in wanted else Path(a) for n, a in source.tables.items()})
 
 
 def _from_package(source: Bundled, out: Path) -> dict[str, Any]:
@@ -181,7 +199,8 @@ def suffix_of(where: str, name: str) -> str:
         raise CellmillError(
             where,
             f"cannot tell from '{name}' what this is.",
-            f"Readable are {', '.join(READABLE)} (.h5, .tar.gz: of 10x), and local folders: .zarr, or a matrix.mtx.",
+            f"Readable are {', '.join(READABLE)} (.h5, .tar.gz: of 10x; .parquet: of source `tahoe`), and local "
+            "folders: .zarr, or a matrix.mtx.",
         )
     return max(fitting, key=len)
 
@@ -211,6 +230,8 @@ def _convert(path: Path, suffix: str, out: Path, genome: str | None) -> str:
         return convert_tenx_folder(path, out)
     if suffix == ".h5":
         return convert_tenx_h5(path, out, genome=genome)
+    if suffix == ".parquet":
+        raise CellmillError(path, "it is Parquet, and nothing says how it holds cells.", "Name an h5ad file.")
     if suffix == ".h5ad.gz":
         return _gunzip(path, out)
     with scratch(out) as folder:

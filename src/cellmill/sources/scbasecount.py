@@ -176,8 +176,8 @@ def samples(
     import pyarrow.parquet as pq
 
     from cellmill.contracts.plan import Member
-    from cellmill.keys import hash_strings
     from cellmill.sources.files import checked_name
+    from cellmill.sources.whole import draw_whole
 
     try:
         table = pq.read_table(catalogue).to_pandas()
@@ -206,23 +206,17 @@ def samples(
         "without_cells": int((passes & there & (cells <= 0)).sum()),
     }
     chosen = np.flatnonzero(passes & there & (cells > 0))
-    keys = hash_strings(names.iloc[chosen].tolist(), seed=source.seed, purpose="samples")
-    order = chosen[np.lexsort((names.iloc[chosen].to_numpy(str), keys))]
-    sums = np.cumsum(cells[order])
-    facts |= {"passing": len(order), "cells_passing": int(sums[-1]) if len(order) else 0}
-    if source.cells is not None:
-        if not len(order) or sums[-1] < source.cells:
-            raise CellmillError(
-                "source.cells",
-                f"{source.cells:,} are asked for, but {len(order):,} of {len(table):,} samples pass the filters, "
-                f"with {facts['cells_passing']:,} cells.",
-                "Ask for fewer, or filter less.",
-            )
-        order = order[: int(np.searchsorted(sums, source.cells)) + 1]
-    elif not len(order):
-        raise CellmillError("source.filters", f"none of {len(table):,} samples passes.", "Filter less.")
+    drawn, counted = draw_whole(
+        names.iloc[chosen].tolist(),
+        cells[chosen],
+        wanted=source.cells,
+        seed=source.seed,
+        what="samples",
+        known=len(table),
+    )
+    facts |= counted
     members: list[Member] = []
-    for i in order:
+    for i in chosen[drawn]:
         name = checked_name(source.catalogue_address, names.iloc[i])
         size, checksum = files[f"{name}.h5ad"]
         about = {column: values[i] for column, values in texts.items()}
