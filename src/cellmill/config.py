@@ -24,6 +24,7 @@ from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import ScBaseCount, Source
 from cellmill.sources.download import Download
+from cellmill.sources.obs_rules import Join, MissingValues, ObsRules
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -65,6 +66,11 @@ class Dataset(Spec):
     """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
     keep_raw: bool = True
     """`false`: raw files are deleted when nothing more is read of them; other thresholds then fetch them again."""
+    missing: MissingValues = None
+    """Words that stand for missing values in obs: `true` for those that are known ("unsure", "not specified", …), a \
+list of words, or `{words: […], columns: […]}`. `null`: none."""
+    join: list[Join] = []
+    """Tables whose columns are joined to obs, as in `[{table: donors.csv, by: donor_id, columns: [age, sex]}]`."""
     subset: Subset | None = None
     """How many cells are taken, and which, as in `{cells: 10000, stratify: [cell_type]}`. `null`: all."""
     columns: Columns = Columns()
@@ -90,6 +96,11 @@ class Dataset(Spec):
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         rare = [] if self.quality.rare is None else [self.quality.rare.column]
         return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
+
+    @property
+    def obs_rules(self) -> ObsRules:
+        """What `annotate_part` depends on."""
+        return ObsRules(missing=self.missing, joins=self.join)
 
     @property
     def subset_rules(self) -> SubsetRules:

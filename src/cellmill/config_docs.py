@@ -13,7 +13,7 @@ from cellmill import embedders, exports, sources, tokenizers
 from cellmill.genes import spec as gene_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
-from cellmill.sources import download, scbasecount, subset
+from cellmill.sources import download, obs_rules, scbasecount, subset
 from cellmill.spec import Spec
 from cellmill.vocabularies import spec as vocabulary_spec
 
@@ -24,6 +24,9 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`download:`", "", download.Download),
     ("`exports:`", "An export is called by its path: `hf/cells`, `mds/tokens`.", exports.Exports),
     ("`config/datasets/<name>.yaml`", "", models.Dataset),
+    ("`missing:`", "", obs_rules.Missing),
+    ("`join:`", "", obs_rules.Join),
+    ("`join.by:`", "", obs_rules.Keys),
     ("`subset:`", "", subset.Subset),
     ("`columns:`", "", models.Columns),
     ("`genes:`", "", gene_spec.Genes),

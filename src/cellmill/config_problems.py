@@ -14,6 +14,7 @@ from cellmill.exports.geneformer import RANKED
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.sources import ScBaseCount
 from cellmill.sources.files import RESERVED_PARTS
+from cellmill.sources.obs_rules import join_problems
 from cellmill.vocabularies import files as vocabulary_files
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
     for name, path in dataset.split.files.items():
         if not (base / path).is_file():
             problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")
+    joins = dataset.obs_rules.joins
+    problems += join_problems(joins, None, base)[0]  # what the tables alone say
     for key, found in dataset.source.local_files(base).items():
         if found is None:
             problems.append(
@@ -149,11 +152,16 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
         columns = _obs_columns(found)
         if columns is None:
             continue
+        said, columns = join_problems(joins, columns, base)
+        problems += [p for p in said if p not in problems]
+        if columns is None:
+            continue
         asked: list[tuple[str, str]] = [("columns.keep", c) for c in dataset.columns.keep]
         asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
         asked += [("quality.filters", f.column) for f in dataset.quality.filters]
         asked += [("quality.rare", dataset.quality.rare.column)] if dataset.quality.rare is not None else []
         asked += [("subset.stratify", c) for c in (dataset.subset.stratify if dataset.subset is not None else [])]
+        asked += [("missing.columns", c) for c in (dataset.missing.columns if dataset.missing is not None else [])]
         asked += [("split.by", c) for c in dataset.split.columns]
         asked += [("split.stratify", c) for c in dataset.split.stratify]
         for key_, column in asked:

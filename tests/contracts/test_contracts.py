@@ -24,6 +24,7 @@ from cellmill.contracts import (
     genes,
     ledger,
     manifest,
+    obs,
     plan,
     published,
     quality,
@@ -47,6 +48,8 @@ ARRAYS = {"sums": np.arange(6).reshape(2, 3), "n": np.array([7])}
 VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
 )
+
+OBS, FOUND = pa.table({"age": pa.array([1, None, 3], pa.int64())}), pd.DataFrame(index=list("abc"))
 
 PLAN = [
     plan.Member("0000", "a", "gs://b/a.h5ad", 3, 70, "crc32c:4waSgw==", None, {"tissue": "lung", "disease": None}),
@@ -156,6 +159,16 @@ def arrays(contract: Contract) -> Case:
 
 
 CASES = [
+    Case(
+        versions.OBS,
+        "x.parquet",
+        lambda path: obs.write_obs(path, OBS, {"cells": 3, "missing": {"donor": 1}, "joins": []}),
+        lambda path: (
+            obs.read_facts(path)["missing"],
+            obs.laid_over(FOUND, path, where=path).fillna(-1).values.tolist(),
+        ),
+        ({"donor": 1}, [[1], [-1], [3]]),
+    ),
     Case(
         versions.SUBSET,
         "x.parquet",

@@ -119,6 +119,7 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "gene_table": named["gene_names"]["table"] if named else None,
         "gene_names": name_rows(named["gene_names"]) if named else [],
         "gene_sets": _gene_sets(gene_facts["sets"]),
+        "annotations": checked.get("annotations"),
         "subset": drawn.get("subset"),
         "strata": [row for path in made.subset for row in strata_drawn(path)],
         "strata_shown": STRATA_SHOWN,
