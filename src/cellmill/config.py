@@ -20,6 +20,7 @@ from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
+from cellmill.pseudobulk.spec import Pseudobulk
 from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import ScBaseCount, Source
@@ -42,7 +43,8 @@ class Columns(Spec):
     label: Column | None = None
     """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
     keep: list[Column] = []
-    """More obs columns to carry into every export. Batch, label and the column of the split stay in any case."""
+    """More obs columns to carry into every export. Batch, label and the columns of the split and of pseudo-bulk stay in
+    any case."""
 
 
 class Dataset(Spec):
@@ -83,6 +85,8 @@ list of words, or `{words: […], columns: […]}`. `null`: none."""
     """Who trains and who tests."""
     variable_genes: VariableGenes = VariableGenes()
     """Which genes vary."""
+    pseudobulk: dict[Name, Pseudobulk] = {}
+    """Profiles of groups of cells by name, as in `{by_donor: {by: [donor_id, cell_type], keep_cells: 5}}`."""
     tokenizers: list[Name] = ["rank"]
     """Tokenizers to run, by name in config.yaml; what an export needs is run in any case."""
     embedders: list[Name] = ["hvg", "pca"]
@@ -95,7 +99,8 @@ list of words, or `{words: […], columns: […]}`. `null`: none."""
         """Obs columns that stay with the cells, each once, in a stable order."""
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         rare = [] if self.quality.rare is None else [self.quality.rare.column]
-        return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
+        grouped = [c for bulk in self.pseudobulk.values() for c in bulk.by if c != "split"]
+        return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep, *grouped]))
 
     @property
     def obs_rules(self) -> ObsRules:

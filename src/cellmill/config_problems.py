@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cellmill.errors import nearest
 from cellmill.exports.geneformer import RANKED
+from cellmill.pseudobulk.spec import OWN_COLUMNS
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.sources import ScBaseCount
 from cellmill.sources.files import RESERVED_PARTS
@@ -130,6 +131,12 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
     for column in dataset.kept_columns:
         if column in reserved:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
+    if dataset.pseudobulk:
+        problems += [
+            f"columns: '{c}' is a column of the profiles of pseudobulk; rename yours."
+            for c in OWN_COLUMNS
+            if c in dataset.kept_columns
+        ]
     for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
         problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")
     problems += [f"source.{p}" for p in dataset.source.problems(base)]
@@ -162,6 +169,7 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
         asked += [("quality.rare", dataset.quality.rare.column)] if dataset.quality.rare is not None else []
         asked += [("subset.stratify", c) for c in (dataset.subset.stratify if dataset.subset is not None else [])]
         asked += [("missing.columns", c) for c in (dataset.missing.columns if dataset.missing is not None else [])]
+        asked += [(f"pseudobulk.{n}.by", c) for n, bulk in dataset.pseudobulk.items() for c in bulk.by if c != "split"]
         asked += [("split.by", c) for c in dataset.split.columns]
         asked += [("split.stratify", c) for c in dataset.split.stratify]
         for key_, column in asked:

@@ -26,6 +26,7 @@ from cellmill.contracts import (
     manifest,
     obs,
     plan,
+    profiles,
     published,
     quality,
     splits,
@@ -148,6 +149,15 @@ class Case:
     expected: Any
 
 
+def write_profiles(path: Path, contract: Contract) -> None:
+    x, obs, var = (
+        sp.csr_matrix(np.eye(2, dtype=np.uint16)),
+        pd.DataFrame(index=["p", "q"]),
+        pd.DataFrame(index=["a", "b"]),
+    )
+    profiles.write_rows(path, [x], obs=obs, var=var, dtype=x.dtype, facts={"profiles": 2}, contract=contract)
+
+
 def arrays(contract: Contract) -> Case:
     return Case(
         contract,
@@ -159,6 +169,16 @@ def arrays(contract: Contract) -> Case:
 
 
 CASES = [
+    *(
+        Case(
+            contract,
+            "x.h5ad",
+            lambda path, contract=contract: write_profiles(path, contract),
+            lambda path, contract=contract: profiles.read_facts(path, contract)["profiles"],
+            2,
+        )
+        for contract in (versions.GROUP_SUMS, versions.PSEUDOBULK)
+    ),
     Case(
         versions.OBS,
         "x.parquet",

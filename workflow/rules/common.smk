@@ -40,6 +40,7 @@ wildcard_constraints:
     dataset=r"(?!vocabularies/)[A-Za-z0-9_-]+",
     part=r"(?!(?:duplicates|splits|ledger)\.)[A-Za-z0-9_-]+",
     vocabulary="[A-Za-z0-9_-]+",
+    pseudobulk="[A-Za-z0-9_-]+",
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
@@ -183,6 +184,7 @@ def results_of(dataset):
         f"{base}/config.json",
         per_name(f"{base}/tokenized/{{n}}/{{p}}.parquet", PROJECT.tokenizers_of(dataset)),
         per_name(f"{base}/embedded/{{n}}/{{p}}.npy", PROJECT.embedders_of(dataset)),
+        *pseudobulk_files(SimpleNamespace(dataset=dataset)),
         *expand(f"{base}/{{x}}/manifest.json", x=PROJECT.exports_of(dataset)),
         f"{base}/report/index.html",
     ]
@@ -396,6 +398,24 @@ def clipped_sums(wildcards):
     """The sums of clipped counts of every part, where the flavor of the variable genes needs them."""
     pattern = f"results/{wildcards.dataset}/genes/clipped/part_{{p}}.npz"
     return expand(pattern, p=parts_of(wildcards)) if dataset_of(wildcards).variable_genes.clips else []
+
+
+# --- pseudo-bulk
+
+
+def pseudobulk_spec(wildcards):
+    """Which cells make a profile together."""
+    known = dataset_of(wildcards).pseudobulk
+    if wildcards.pseudobulk not in known:
+        raise WorkflowError(
+            f"No pseudobulk '{wildcards.pseudobulk}' in '{wildcards.dataset}', which has: {', '.join(known) or 'none'}."
+        )
+    return known[wildcards.pseudobulk]
+
+
+def pseudobulk_files(wildcards):
+    """The profiles that the dataset asks for."""
+    return [f"results/{wildcards.dataset}/pseudobulk/{name}.h5ad" for name in dataset_of(wildcards).pseudobulk]
 
 
 # --- vocabularies

@@ -38,6 +38,7 @@ RULES = {
     ),
     "processed": ("count_gene_cells", "unify_genes", "process_part", "write_ledger"),
     "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
+    "pseudobulk": ("sum_groups", "write_pseudobulk"),
     "tokenized": ("build_vocabulary", "tokenize_part"),
     "embedded": ("measure_covariance", "fit_pca", "embed_part", "embed_tokens"),
     "exports": (
@@ -122,6 +123,9 @@ def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, 
     yield "quality", RULES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
     yield "processed", RULES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]
     yield "genes", RULES["genes"], [f"{base}/genes/genes.parquet"]
+    profiles = project.datasets[dataset].pseudobulk
+    if profiles:
+        yield "pseudobulk", RULES["pseudobulk"], [f"{base}/pseudobulk/{n}.h5ad" for n in profiles]
     for t in project.tokenizers_of(dataset):
         yield f"tokenized/{t}", RULES["tokenized"], [f"{base}/tokenized/{t}/{p}.parquet" for p in parts]
     for e in project.embedders_of(dataset):
