@@ -20,10 +20,12 @@ from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
+from cellmill.pseudobulk.spec import Pseudobulk
 from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import Census, ScBaseCount, Source, Tahoe
 from cellmill.sources.download import Download
+from cellmill.sources.obs_rules import Join, MissingValues, ObsRules
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -41,7 +43,8 @@ class Columns(Spec):
     label: Column | None = None
     """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
     keep: list[Column] = []
-    """More obs columns to carry into every export. Batch, label and the column of the split stay in any case."""
+    """More obs columns to carry into every export. Batch, label and the columns of the split and of pseudo-bulk stay in
+    any case."""
 
 
 class Dataset(Spec):
@@ -65,6 +68,11 @@ class Dataset(Spec):
     """`barcode`: cell ids as found, which must be unique over all files; `part_barcode`: `<part>:<barcode>`."""
     keep_raw: bool = True
     """`false`: raw files are deleted when nothing more is read of them; other thresholds then fetch them again."""
+    missing: MissingValues = None
+    """Words that stand for missing values in obs: `true` for those that are known ("unsure", "not specified", …), a \
+list of words, or `{words: […], columns: […]}`. `null`: none."""
+    join: list[Join] = []
+    """Tables whose columns are joined to obs, as in `[{table: donors.csv, by: donor_id, columns: [age, sex]}]`."""
     subset: Subset | None = None
     """How many cells are taken, and which, as in `{cells: 10000, stratify: [cell_type]}`. `null`: all."""
     columns: Columns = Columns()
@@ -77,6 +85,8 @@ class Dataset(Spec):
     """Who trains and who tests."""
     variable_genes: VariableGenes = VariableGenes()
     """Which genes vary."""
+    pseudobulk: dict[Name, Pseudobulk] = {}
+    """Profiles of groups of cells by name, as in `{by_donor: {by: [donor_id, cell_type], keep_cells: 5}}`."""
     tokenizers: list[Name] = ["rank"]
     """Tokenizers to run, by name in config.yaml; what an export needs is run in any case."""
     embedders: list[Name] = ["hvg", "pca"]
@@ -89,7 +99,13 @@ class Dataset(Spec):
         """Obs columns that stay with the cells, each once, in a stable order."""
         named = [c for c in (self.columns.batch, self.columns.label) if c is not None]
         rare = [] if self.quality.rare is None else [self.quality.rare.column]
-        return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep]))
+        grouped = [c for bulk in self.pseudobulk.values() for c in bulk.by if c != "split"]
+        return list(dict.fromkeys([*named, *self.split.columns, *rare, *self.columns.keep, *grouped]))
+
+    @property
+    def obs_rules(self) -> ObsRules:
+        """What `annotate_part` depends on."""
+        return ObsRules(missing=self.missing, joins=self.join)
 
     @property
     def judged(self) -> Quality:

@@ -12,9 +12,10 @@ from cellmill import config as models
 from cellmill import embedders, exports, sources, tokenizers
 from cellmill.embedders import cell_vae
 from cellmill.genes import spec as gene_spec
+from cellmill.pseudobulk import spec as pseudobulk_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
-from cellmill.sources import download, scbasecount, subset
+from cellmill.sources import download, obs_rules, scbasecount, subset
 from cellmill.spec import Spec
 from cellmill.vocabularies import spec as vocabulary_spec
 
@@ -25,6 +26,9 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`download:`", "", download.Download),
     ("`exports:`", "An export is called by its path: `hf/cells`, `mds/tokens`.", exports.Exports),
     ("`config/datasets/<name>.yaml`", "", models.Dataset),
+    ("`missing:`", "", obs_rules.Missing),
+    ("`join:`", "", obs_rules.Join),
+    ("`join.by:`", "", obs_rules.Keys),
     ("`subset:`", "", subset.Subset),
     ("`columns:`", "", models.Columns),
     ("`genes:`", "", gene_spec.Genes),
@@ -35,6 +39,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`quality.rare:`", "", quality_spec.Rare),
     ("`split:`", "", quality_spec.Split),
     ("`variable_genes:`", "", gene_spec.VariableGenes),
+    ("`pseudobulk:`", "", pseudobulk_spec.Pseudobulk),
     ("`publish:`", "", publish_spec.Publish),
     ("`publish.hub:`", "", publish_spec.Hub),
     ("`publish.zenodo:`", "", publish_spec.Zenodo),

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from cellmill.embedders.problems import column_problems
 from cellmill.errors import nearest
 from cellmill.exports.geneformer import RANKED
+from cellmill.pseudobulk.spec import OWN_COLUMNS
 from cellmill.quality.names import METRICS, metric_of
 from cellmill.sources import ScBaseCount
 from cellmill.sources.files import RESERVED_PARTS
+from cellmill.sources.obs_rules import join_problems
 from cellmill.vocabularies import files as vocabulary_files
 
 if TYPE_CHECKING:
@@ -131,6 +133,12 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
     for column in dataset.kept_columns:
         if column in reserved:
             problems.append(f"columns: '{column}' is a column that cellmill itself writes; rename yours.")
+    if dataset.pseudobulk:
+        problems += [
+            f"columns: '{c}' is a column of the profiles of pseudobulk; rename yours."
+            for c in OWN_COLUMNS
+            if c in dataset.kept_columns
+        ]
     for part in sorted(RESERVED_PARTS.intersection(dataset.source.parts())):
         problems.append(f"source: no part can be called '{part}': cellmill writes quality/{part}.parquet itself.")
     problems += [f"source.{p}" for p in dataset.source.problems(base)]
@@ -141,6 +149,8 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
     for name, path in dataset.split.files.items():
         if not (base / path).is_file():
             problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")
+    joins = dataset.obs_rules.joins
+    problems += join_problems(joins, None, base)[0]  # what the tables alone say
     for key, found in dataset.source.local_files(base).items():
         if found is None:
             problems.append(
@@ -151,11 +161,17 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
         columns = _obs_columns(found)
         if columns is None:
             continue
+        said, columns = join_problems(joins, columns, base)
+        problems += [p for p in said if p not in problems]
+        if columns is None:
+            continue
         asked: list[tuple[str, str]] = [("columns.keep", c) for c in dataset.columns.keep]
         asked += [(f"columns.{r}", c) for r in ("batch", "label") if (c := getattr(dataset.columns, r)) is not None]
         asked += [("quality.filters", f.column) for f in dataset.quality.filters]
         asked += [("quality.rare", dataset.quality.rare.column)] if dataset.quality.rare is not None else []
         asked += [("subset.stratify", c) for c in (dataset.subset.stratify if dataset.subset is not None else [])]
+        asked += [("missing.columns", c) for c in (dataset.missing.columns if dataset.missing is not None else [])]
+        asked += [(f"pseudobulk.{n}.by", c) for n, bulk in dataset.pseudobulk.items() for c in bulk.by if c != "split"]
         asked += [("split.by", c) for c in dataset.split.columns]
         asked += [("split.stratify", c) for c in dataset.split.stratify]
         for key_, column in asked:

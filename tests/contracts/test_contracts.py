@@ -24,7 +24,9 @@ from cellmill.contracts import (
     genes,
     ledger,
     manifest,
+    obs,
     plan,
+    profiles,
     published,
     quality,
     splits,
@@ -48,6 +50,8 @@ ARRAYS = {"sums": np.arange(6).reshape(2, 3), "n": np.array([7])}
 VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
 )
+
+OBS, FOUND = pa.table({"age": pa.array([1, None, 3], pa.int64())}), pd.DataFrame(index=list("abc"))
 
 PLAN = [
     plan.Member("0000", "a", "gs://b/a.h5ad", 3, 70, "crc32c:4waSgw==", None, {"tissue": "lung", "disease": None}),
@@ -146,6 +150,15 @@ class Case:
     expected: Any
 
 
+def write_profiles(path: Path, contract: Contract) -> None:
+    x, obs, var = (
+        sp.csr_matrix(np.eye(2, dtype=np.uint16)),
+        pd.DataFrame(index=["p", "q"]),
+        pd.DataFrame(index=["a", "b"]),
+    )
+    profiles.write_rows(path, [x], obs=obs, var=var, dtype=x.dtype, facts={"profiles": 2}, contract=contract)
+
+
 def arrays(contract: Contract) -> Case:
     return Case(
         contract,
@@ -157,6 +170,26 @@ def arrays(contract: Contract) -> Case:
 
 
 CASES = [
+    *(
+        Case(
+            contract,
+            "x.h5ad",
+            lambda path, contract=contract: write_profiles(path, contract),
+            lambda path, contract=contract: profiles.read_facts(path, contract)["profiles"],
+            2,
+        )
+        for contract in (versions.GROUP_SUMS, versions.PSEUDOBULK)
+    ),
+    Case(
+        versions.OBS,
+        "x.parquet",
+        lambda path: obs.write_obs(path, OBS, {"cells": 3, "missing": {"donor": 1}, "joins": []}),
+        lambda path: (
+            obs.read_facts(path)["missing"],
+            obs.laid_over(FOUND, path, where=path).fillna(-1).values.tolist(),
+        ),
+        ({"donor": 1}, [[1], [-1], [3]]),
+    ),
     Case(
         versions.SUBSET,
         "x.parquet",

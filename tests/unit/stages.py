@@ -28,6 +28,7 @@ from cellmill.quality.process import process_part
 from cellmill.quality.spec import LabelRules
 from cellmill.quality.splits import assign_splits
 from cellmill.quality.thresholds import set_thresholds
+from cellmill.sources.annotate import annotate_part
 
 NO_MADS: dict[str, Any] = {"mads": {}}
 
@@ -93,23 +94,45 @@ class Made:
         return [self.file(p, suffix) for p in self.parts]
 
 
+def annotate(folder: Path, raws: dict[str, Path], dataset: Dataset) -> dict[str, Path]:
+    """``annotate_part`` of every part, where the dataset has rules for obs; the file of each part."""
+    rules = dataset.obs_rules
+    files = {part: folder / f"{part}.obs.parquet" for part in raws} if rules.needed else {}
+    for part, out in files.items():
+        annotate_part(raws[part], rules=rules, tables=[join.table for join in rules.joins], out=out)
+    return files
+
+
 def measure(
-    folder: Path, raws: dict[str, Path], *, batch: str | None = None, rules: GeneRules | None = None, **options: Any
+    folder: Path,
+    raws: dict[str, Path],
+    annotations: dict[str, Path] | None = None,
+    *,
+    batch: str | None = None,
+    rules: GeneRules | None = None,
+    **options: Any,
 ) -> list[Path]:
     """``measure_quality`` of every part; the quality files."""
     asked = {"counts": "auto", "gene_table": None, "cell_ids": "barcode"} | options
     asked["genes"] = rules or GeneRules(organism="homo_sapiens")
     for part, raw in raws.items():
+        asked["annotations"] = (annotations or {}).get(part)
         out, out_genes = folder / f"{part}.quality.parquet", folder / f"{part}.genes.parquet"
         measure_quality(raw, part=part, batch=batch, out=out, out_genes=out_genes, **asked)
     return [folder / f"{p}.quality.parquet" for p in raws]
 
 
-def label(folder: Path, raws: dict[str, Path], rules: LabelRules | None = None) -> list[Path]:
+def label(
+    folder: Path,
+    raws: dict[str, Path],
+    rules: LabelRules | None = None,
+    annotations: dict[str, Path] | None = None,
+) -> list[Path]:
     """``read_labels`` of every part; the files."""
     for part, raw in raws.items():
         quality, out = folder / f"{part}.quality.parquet", folder / f"{part}.labels.parquet"
-        read_labels(raw, quality=quality, rules=rules or LabelRules(), out=out)
+        mine = (annotations or {}).get(part)
+        read_labels(raw, quality=quality, rules=rules or LabelRules(), out=out, annotations=mine)
     return [folder / f"{p}.labels.parquet" for p in raws]
 
 
@@ -120,11 +143,12 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
     dataset = Dataset.model_validate(values)
     made = Made(folder, list(raws), dataset)
     files = {"gene_table": next(iter(gene_table(dataset.genes.table, dataset.organism)), None)}
+    annotations = annotate(folder, raws, dataset)
     options = {"batch": dataset.columns.batch, "cell_ids": dataset.cell_ids, "rules": dataset.gene_rules}
-    measure(folder, raws, **options, **files, gene_set_files=gene_set_files(dataset.genes.sets))
+    measure(folder, raws, annotations, **options, **files, gene_set_files=gene_set_files(dataset.genes.sets))
     space = folder / "space.parquet"
     files |= {"gene_list": next(iter(gene_list(dataset.genes.space)), None)}
-    labels = label(folder, raws, dataset.label_rules)
+    labels = label(folder, raws, dataset.label_rules, annotations)
     set_thresholds(made.files("quality.parquet"), labels=labels, spec=dataset.quality, out=made.thresholds)
     decided = {"labels": labels, "thresholds": made.thresholds, "doublets": score(made, raws, labels)}
     find_duplicates(made.files("quality.parquet"), **decided, spec=dataset.quality, out=made.duplicates)
@@ -157,6 +181,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
             part=part,
             out=made.file(part, "h5ad"),
             out_cells=made.file(part, "cells.parquet"),
+            annotations=annotations.get(part),
         )
     write_ledger(
         made.files("cells.parquet"),
@@ -165,6 +190,7 @@ def make(folder: Path, raws: dict[str, Path], **spec: Any) -> Made:
         duplicates=made.duplicates,
         rules=dataset.cell_rules,
         out=made.ledger,
+        annotations=list(annotations.values()),
     )
     measure_variable_genes(made)
     return made

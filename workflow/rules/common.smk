@@ -40,11 +40,13 @@ wildcard_constraints:
     dataset=r"(?!vocabularies/)[A-Za-z0-9_-]+",
     part=r"(?!(?:duplicates|splits|ledger)\.)[A-Za-z0-9_-]+",
     vocabulary="[A-Za-z0-9_-]+",
+    pseudobulk="[A-Za-z0-9_-]+",
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
     export="[A-Za-z0-9_-]+",
     resource="|".join(map(re.escape, Ledger(LEDGER).names)),
     share="[0-9]+",
+    table=r"[0-9]+\.(csv|tsv|parquet)(\.gz)?",
     format="|".join(PROJECT.config.exports.formats()),
     target="zenodo|webdav",
 
@@ -182,6 +184,7 @@ def results_of(dataset):
         f"{base}/config.json",
         per_name(f"{base}/tokenized/{{n}}/{{p}}.parquet", PROJECT.tokenizers_of(dataset)),
         per_name(f"{base}/embedded/{{n}}/{{p}}.npy", PROJECT.embedders_of(dataset)),
+        *pseudobulk_files(SimpleNamespace(dataset=dataset)),
         *expand(f"{base}/{{x}}/manifest.json", x=PROJECT.exports_of(dataset)),
         f"{base}/report/index.html",
     ]
@@ -279,6 +282,55 @@ def subset_table(wildcards):
     return [f"results/{wildcards.dataset}/raw/subset.parquet"] if needed else []
 
 
+def annotated_datasets(*, drawn):
+    """A pattern of the names of datasets whose obs tables are changed or added to, with a subset or without."""
+    return datasets_where(lambda spec: spec.obs_rules.needed and (spec.subset is not None) == drawn)
+
+
+def annotation_files(wildcards, folder, parts):
+    """What is changed or added in obs of these parts, where the dataset has rules for that."""
+    needed = dataset_of(wildcards).obs_rules.needed
+    pattern = f"results/{wildcards.dataset}/{folder}/{{p}}.obs.parquet"
+    return expand(pattern, p=parts()) if needed else []
+
+
+def raw_annotations(wildcards):
+    """Those of a part; a subset has the columns in its raw file."""
+    drawn = dataset_of(wildcards).subset is not None
+    return [] if drawn else annotation_files(wildcards, "raw", lambda: [wildcards.part])
+
+
+def found_annotations(wildcards):
+    """Those of a part that a subset is drawn of."""
+    return annotation_files(wildcards, "found", lambda: [wildcards.part])
+
+
+def all_annotations(wildcards):
+    """Those of every part, as it was found."""
+    folder = "raw" if dataset_of(wildcards).subset is None else "found"
+    return annotation_files(wildcards, folder, lambda: parts_of(wildcards))
+
+
+def joined_tables(wildcards):
+    """The table of each join, in their order; those of an address are fetched first."""
+    rules = dataset_of(wildcards).obs_rules
+    return [table_file(wildcards.dataset, i, join) for i, join in enumerate(rules.joins)]
+
+
+def table_file(dataset, number, join):
+    """Where the table of a join is on this disk."""
+    return f"results/{dataset}/tables/{number}{join.ending}" if is_address(join.table) else join.table
+
+
+def table_address(wildcards):
+    """The address of a table that is joined."""
+    joins = dataset_of(wildcards).obs_rules.joins
+    known = {f"{i}{join.ending}": join.table for i, join in enumerate(joins) if is_address(join.table)}
+    if wildcards.table not in known:
+        raise WorkflowError(f"No table {wildcards.table} is joined in '{wildcards.dataset}'; there: {', '.join(known)}")
+    return known[wildcards.table]
+
+
 # --- cells
 
 
@@ -346,6 +398,24 @@ def clipped_sums(wildcards):
     """The sums of clipped counts of every part, where the flavor of the variable genes needs them."""
     pattern = f"results/{wildcards.dataset}/genes/clipped/part_{{p}}.npz"
     return expand(pattern, p=parts_of(wildcards)) if dataset_of(wildcards).variable_genes.clips else []
+
+
+# --- pseudo-bulk
+
+
+def pseudobulk_spec(wildcards):
+    """Which cells make a profile together."""
+    known = dataset_of(wildcards).pseudobulk
+    if wildcards.pseudobulk not in known:
+        raise WorkflowError(
+            f"No pseudobulk '{wildcards.pseudobulk}' in '{wildcards.dataset}', which has: {', '.join(known) or 'none'}."
+        )
+    return known[wildcards.pseudobulk]
+
+
+def pseudobulk_files(wildcards):
+    """The profiles that the dataset asks for."""
+    return [f"results/{wildcards.dataset}/pseudobulk/{name}.h5ad" for name in dataset_of(wildcards).pseudobulk]
 
 
 # --- vocabularies

@@ -23,6 +23,7 @@ rule measure_quality:
         raw="results/{dataset}/raw/{part}.h5ad",
         gene_table=table_of_genes,
         gene_sets=lists_of_sets,
+        annotations=raw_annotations,
     output:
         quality="results/{dataset}/quality/{part}.parquet",
         genes="results/{dataset}/quality/{part}.genes.parquet",
@@ -50,6 +51,7 @@ rule read_labels:
     input:
         raw="results/{dataset}/raw/{part}.h5ad",
         quality="results/{dataset}/quality/{part}.parquet",
+        annotations=raw_annotations,
     output:
         labels="results/{dataset}/quality/{part}.labels.parquet",
     log:
@@ -238,6 +240,7 @@ rule process_part:
         splits="results/{dataset}/quality/splits.parquet",
         space="results/{dataset}/genes/space.parquet",
         mapping="results/{dataset}/genes/mapping.parquet",
+        annotations=raw_annotations,
     output:
         processed="results/{dataset}/processed/{part}.h5ad",
         cells="results/{dataset}/processed/{part}.cells.parquet",
@@ -264,6 +267,7 @@ rule write_ledger:
         labels=per_part("results/{dataset}/quality/{part}.labels.parquet"),
         doublets=doublet_scores,
         duplicates="results/{dataset}/quality/duplicates.parquet",
+        annotations=all_annotations,
     output:
         ledger="results/{dataset}/quality/ledger.parquet",
     log:

@@ -96,6 +96,7 @@ rule write_report:
         genes="results/{dataset}/genes/genes.parquet",
         config="results/{dataset}/config.json",
         subset=subset_table,
+        pseudobulk=pseudobulk_files,
     output:
         page="results/{dataset}/report/index.html",
     log:

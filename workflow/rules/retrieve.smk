@@ -2,6 +2,8 @@
 # out: results/{dataset}/plan.tsv                which files make each part, where a catalogue says   contract: plan
 #      results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
 #      results/{dataset}/raw/{part}.json         where it came from
+#      results/{dataset}/raw/{part}.obs.parquet  obs columns that are changed or joined     contract: obs
+#      results/{dataset}/tables/{table}          a table that is joined, from its address
 #      results/{dataset}/found/{part}.h5ad       the same, where a subset is drawn of it; gone when it is drawn
 #      results/{dataset}/raw/subset.parquet      what is drawn of each stratum and part   contract: subset
 #      resources/{resource}                      outside files of the ledger
@@ -104,9 +106,68 @@ use rule retrieve_part as retrieve_found with:
         dataset=drawn_datasets(),
 
 
+rule retrieve_table:
+    output:
+        table="results/{dataset}/tables/{table}",
+    log:
+        "logs/retrieve_table/{dataset}.{table}.log",
+    benchmark:
+        "benchmarks/retrieve_table/{dataset}.{table}.jsonl"
+    conda:
+        "../envs/sources.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        address=lambda wildcards: table_address(wildcards),
+    script:
+        "../scripts/retrieve_table.py"
+
+
+rule annotate_part:
+    input:
+        found="results/{dataset}/raw/{part}.h5ad",
+        tables=joined_tables,
+    output:
+        annotations="results/{dataset}/raw/{part}.obs.parquet",
+    log:
+        "logs/annotate_part/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/annotate_part/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=annotated_datasets(drawn=False),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=by_input(1000, 1000),
+        runtime=by_input(20, 30),
+    params:
+        rules=lambda wildcards: plain(dataset_of(wildcards).obs_rules),
+        contract=str(versions.OBS),
+    script:
+        "../scripts/annotate_part.py"
+
+
+use rule annotate_part as annotate_found with:
+    input:
+        found="results/{dataset}/found/{part}.h5ad",
+        tables=joined_tables,
+    output:
+        annotations=temp("results/{dataset}/found/{part}.obs.parquet"),
+    log:
+        "logs/annotate_found/{dataset}.{part}.log",
+    benchmark:
+        "benchmarks/annotate_found/{dataset}.{part}.jsonl"
+    wildcard_constraints:
+        dataset=annotated_datasets(drawn=True),
+
+
 rule draw_subset:
     input:
         found=per_part("results/{dataset}/found/{part}.h5ad"),
+        annotations=all_annotations,
     output:
         subset="results/{dataset}/raw/subset.parquet",
     log:
@@ -134,6 +195,7 @@ rule take_subset:
         found="results/{dataset}/found/{part}.h5ad",
         provenance="results/{dataset}/found/{part}.json",
         subset="results/{dataset}/raw/subset.parquet",
+        annotations=found_annotations,
     output:
         raw="results/{dataset}/raw/{part}.h5ad",
         provenance="results/{dataset}/raw/{part}.json",

@@ -10,4 +10,5 @@ with script.job(snakemake) as job:
         rules=SubsetRules(**job.params.rules),
         counts=job.params.counts,
         out=job.output.subset,
+        annotations=job.input.annotations,
     )

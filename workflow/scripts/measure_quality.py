@@ -16,5 +16,6 @@ with script.job(snakemake) as job:
         out=job.output.quality,
         out_genes=job.output.genes,
         gene_set_files=job.input.gene_sets,
+        annotations=next(iter(job.input.annotations), None),
         threads=job.threads,
     )

@@ -20,5 +20,6 @@ with script.job(snakemake) as job:
         part=job.wildcards.part,
         out=job.output.processed,
         out_cells=job.output.cells,
+        annotations=next(iter(job.input.annotations), None),
         threads=job.threads,
     )

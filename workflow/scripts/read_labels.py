@@ -10,4 +10,5 @@ with script.job(snakemake) as job:
         quality=job.input.quality,
         rules=LabelRules(**job.params.rules),
         out=job.output.labels,
+        annotations=next(iter(job.input.annotations), None),
     )

@@ -12,5 +12,6 @@ with script.job(snakemake) as job:
         part=job.wildcards.part,
         out=job.output.raw,
         provenance=job.output.provenance,
+        annotations=next(iter(job.input.annotations), None),
         threads=job.threads,
     )

@@ -12,4 +12,5 @@ with script.job(snakemake) as job:
         duplicates=job.input.duplicates,
         rules=CellRules(**job.params.rules),
         out=job.output.ledger,
+        annotations=job.input.annotations,
     )

@@ -112,14 +112,24 @@ class CountsFile:
         where: ``X``, ``raw`` or ``layers/<name>``.
         threads: how many inflate chunks while the caller works; with one, nothing overlaps.
         rounded: take fractions rounded to whole numbers, halves to the even one.
+        annotations: ``{part}.obs.parquet``: obs columns that were added or changed; None: there are none.
 
     Raises:
         CellmillError: the file is not HDF5, is truncated, or has no such matrix.
         NotCountsError: while reading, at the first value that is no count; names cell, gene and value.
     """
 
-    def __init__(self, path: str | PathLike[str], where: str, *, threads: int = 1, rounded: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        where: str,
+        *,
+        threads: int = 1,
+        rounded: bool = False,
+        annotations: str | PathLike[str] | None = None,
+    ) -> None:
         self.path, self.where, self.threads, self.rounded = Path(path), where, threads, rounded
+        self._annotations = annotations
         self._file = _open_any(self.path)
         node = _node_of(where, self._file)
         if node not in self._file:
@@ -180,7 +190,12 @@ class CountsFile:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """The obs table (cells, columns), indexed by cell id as found."""
-        return _read_table(self.path, self._file, "obs")
+        found = _read_table(self.path, self._file, "obs")
+        if self._annotations is None:
+            return found
+        from cellmill.contracts.obs import laid_over
+
+        return laid_over(found, self._annotations, where=self.path)
 
     def obs_rows(self, first: int, last: int) -> pd.DataFrame:
         """The obs table of the cells from the first up to the last; the others are not in memory."""

@@ -89,7 +89,7 @@ class H5adWriter:
         if counts.shape[0] == 0:
             return
         check_room(self._path)
-        if counts.nnz and counts.data.max() > np.iinfo(self.dtype).max:
+        if counts.nnz and self.dtype.kind in "iu" and counts.data.max() > np.iinfo(self.dtype).max:
             raise OverflowError(f"{counts.data.max()} does not fit {self.dtype}")
         self._indptr.append(self._indptr[-1][-1] + counts.indptr[1:].astype(np.int64))
         self._pending.append((counts.data.astype(self.dtype, copy=False), counts.indices.astype(np.int32, copy=False)))

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
 RULES = {
     "plan": ("plan_dataset",),
-    "raw": ("retrieve_part", "retrieve_passing", "retrieve_found", "draw_subset", "take_subset", "take_passing"),
+    "raw": (
+        "retrieve_part",
+        "retrieve_passing",
+        "retrieve_found",
+        "retrieve_table",
+        "annotate_part",
+        "annotate_found",
+        "draw_subset",
+        "take_subset",
+        "take_passing",
+    ),
     "quality": (
         "measure_quality",
         "read_labels",
@@ -28,6 +38,7 @@ RULES = {
     ),
     "processed": ("count_gene_cells", "unify_genes", "process_part", "write_ledger"),
     "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
+    "pseudobulk": ("sum_groups", "write_pseudobulk"),
     "tokenized": ("build_vocabulary", "tokenize_part"),
     "embedded": (
         "measure_covariance",
@@ -120,6 +131,9 @@ def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, 
     yield "quality", RULES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
     yield "processed", RULES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]
     yield "genes", RULES["genes"], [f"{base}/genes/genes.parquet"]
+    profiles = project.datasets[dataset].pseudobulk
+    if profiles:
+        yield "pseudobulk", RULES["pseudobulk"], [f"{base}/pseudobulk/{n}.h5ad" for n in profiles]
     for t in project.tokenizers_of(dataset):
         yield f"tokenized/{t}", RULES["tokenized"], [f"{base}/tokenized/{t}/{p}.parquet" for p in parts]
     for e in project.embedders_of(dataset):

@@ -25,7 +25,12 @@ VALUES_KEPT = 1_000
 
 
 def read_labels(
-    raw: str | PathLike[str], *, quality: str | PathLike[str], rules: LabelRules, out: str | PathLike[str]
+    raw: str | PathLike[str],
+    *,
+    quality: str | PathLike[str],
+    rules: LabelRules,
+    out: str | PathLike[str],
+    annotations: str | PathLike[str] | None = None,
 ) -> None:
     """Judge every raw cell of a part by the filters, and read its group, stratum and category; a row per cell.
 
@@ -35,7 +40,7 @@ def read_labels(
         CellmillError: no such column.
     """
     _, facts = contract.read_quality(quality, columns=[])
-    with CountsFile(raw, facts["counts"]) as file:
+    with CountsFile(raw, facts["counts"], annotations=annotations) as file:
         reasons, found = filter_cells(file.obs, rules.filters, where=raw)
         columns = {
             "filter": pa.array(reasons, pa.string(), from_pandas=True),

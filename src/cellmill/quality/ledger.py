@@ -12,12 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellmill.contracts import ledger as contract
+from cellmill.contracts import obs as obs_files
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import splits as split_files
 from cellmill.contracts.doublets import DoubletScores
 from cellmill.errors import CellmillError
 from cellmill.quality.spec import CellRules, Doublets
 from cellmill.quality.thresholds import KEPT
+
+NAMED_KEYS = 5
+"""Keys without a row in a joined table that the ledger names."""
 
 
 def write_ledger(
@@ -28,6 +32,7 @@ def write_ledger(
     duplicates: str | PathLike[str],
     rules: CellRules,
     out: str | PathLike[str],
+    annotations: Sequence[str | PathLike[str]] = (),
 ) -> None:
     """Count the cells of all parts by part, batch, outcome and split, and look for leaks.
 
@@ -67,6 +72,7 @@ def write_ledger(
         "groups_across_splits": 0,
         "gene_counts_dropped": dict(sorted(lost.items())),
         **_draw(draws),
+        **_annotated(annotations),
         **({"doublets": _doublets(doublets, rules.quality.doublets)} if rules.quality.doublets is not None else {}),
     }
     rows.sort(key=lambda row: (row[0], row[1], row[2], row[3] or ""))
@@ -88,6 +94,25 @@ def _draw(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counted = {"found": found, "drawn": drawn, "not_drawn": found - dropped.total() - drawn}
     rules = {key: parts[0]["rules"][key] for key in ("stratify", "proportions", "seed")}
     return {"subset": {**counted, "dropped": dict(sorted(dropped.items())), **rules}}
+
+
+def _annotated(files: Sequence[str | PathLike[str]]) -> dict[str, Any]:
+    """``{"annotations": …}``: cells that lost a word for a missing value, by column, and per join what was matched.
+
+    Cells are those that were found; empty where nothing is changed or joined.
+    """
+    if not files:
+        return {}
+    parts = [obs_files.read_facts(path) for path in files]
+    missing: Counter[str] = Counter()
+    for said in parts:
+        missing.update(said["missing"])
+    joins = []
+    for same in zip(*(said["joins"] for said in parts), strict=True):
+        counted = {k: sum(said[k] for said in same) for k in ("matched", "unmatched", "without_key")}
+        named = sorted({key for said in same for key in said["examples"]})[:NAMED_KEYS]
+        joins.append({"table": same[0]["table"], "by": same[0]["by"], **counted, "examples": named})
+    return {"annotations": {"missing": dict(sorted(missing.items())), "joins": joins}}
 
 
 def _doublets(files: Sequence[str | PathLike[str]], rules: Doublets) -> dict[str, Any]:

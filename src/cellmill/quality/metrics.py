@@ -127,12 +127,14 @@ def measure_quality(
     out: str | PathLike[str],
     out_genes: str | PathLike[str],
     gene_set_files: Sequence[str | PathLike[str]] = (),
+    annotations: str | PathLike[str] | None = None,
     threads: int = 1,
 ) -> None:
     """Measure every cell of a raw part, and find where its counts are.
 
     ``counts: auto`` takes the first matrix that proves to hold counts, over every value.
-    ``gene_set_files`` are the lists of ``genes.sets`` that are in files, in their order.
+    ``gene_set_files`` are the lists of ``genes.sets`` that are in files, in their order; ``annotations`` is
+    ``{part}.obs.parquet``, where the part has one.
 
     Raises:
         CellmillError: no counts, an empty file, cell ids that stand there twice, no such column.
@@ -143,7 +145,7 @@ def measure_quality(
         raw,
         counts,
         lambda where, why: _measure(
-            raw, where, why, part, genes, table, named, cell_ids, batch, out, out_genes, threads
+            raw, where, why, part, genes, table, named, cell_ids, batch, out, out_genes, annotations, threads
         ),
     )
 
@@ -160,9 +162,10 @@ def _measure(
     batch: str | None,
     out: str | PathLike[str],
     out_genes: str | PathLike[str],
+    annotations: str | PathLike[str] | None,
     threads: int,
 ) -> None:
-    with CountsFile(raw, where, threads=threads) as file:
+    with CountsFile(raw, where, threads=threads, annotations=annotations) as file:
         drawn = read_drawn(raw)
         if file.shape[1] == 0 or (file.shape[0] == 0 and drawn is None):
             fix = "Leave this file out of the dataset, or get it again."

@@ -48,6 +48,7 @@ def process_part(
     part: str,
     out: str | PathLike[str],
     out_cells: str | PathLike[str],
+    annotations: str | PathLike[str] | None = None,
     threads: int = 1,
 ) -> None:
     """Write the kept cells of a part, and what became of every raw cell.
@@ -77,7 +78,7 @@ def process_part(
     )
     keep = outcome == KEPT
     ids = measured["cell_id"]
-    with CountsFile(raw, measured_facts["counts"], threads=threads) as file:
+    with CountsFile(raw, measured_facts["counts"], threads=threads, annotations=annotations) as file:
         if file.shape[0] != measured.num_rows:
             raise CellmillError(
                 raw, f"{file.shape[0]} cells, {measured.num_rows} were measured.", "Run snakemake again."

@@ -20,6 +20,7 @@ from cellmill import __version__
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts import manifest as manifests
+from cellmill.contracts import profiles
 from cellmill.contracts import quality as quality_files
 from cellmill.contracts import subset as subset_files
 from cellmill.contracts.doublets import DoubletScores
@@ -84,6 +85,8 @@ class WrittenFrom:
     """``config.json``: the resolved configuration."""
     subset: Sequence[File] = ()
     """``raw/subset.parquet``, of a dataset that has a subset."""
+    pseudobulk: Sequence[File] = ()
+    """``pseudobulk/{name}.h5ad``, where the dataset asks for profiles."""
     doublets: Sequence[File] = ()
     """Doublet scores, where the dataset looks for them."""
 
@@ -119,9 +122,11 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "gene_table": named["gene_names"]["table"] if named else None,
         "gene_names": name_rows(named["gene_names"]) if named else [],
         "gene_sets": _gene_sets(gene_facts["sets"]),
+        "annotations": checked.get("annotations"),
         "subset": drawn.get("subset"),
         "strata": [row for path in made.subset for row in strata_drawn(path)],
         "strata_shown": STRATA_SHOWN,
+        "pseudobulk": [profiles.read_facts(path) for path in made.pseudobulk],
         "splits": {name: ledger["splits"].get(name, 0) for name in splits},
         "dropped": sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0])),
         "worst_batches": [b for b in batches[:WORST_BATCHES] if b["dropped"]] if len(batches) > 1 else [],

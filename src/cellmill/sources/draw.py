@@ -69,12 +69,12 @@ def _cells(file: CountsFile, part: str, rules: SubsetRules) -> _Cells:
     return _Cells(ids, hash_strings(ids, seed=rules.seed, purpose="subset"), reasons, values, codes, strata)
 
 
-def _open(path: str | PathLike[str], counts: str = "auto") -> CountsFile:
+def _open(path: str | PathLike[str], counts: str, annotations: str | PathLike[str] | None) -> CountsFile:
     """A part for its tables: with the matrix that is named, else with any."""
     candidates = CountsFile.candidates(path) if counts == "auto" else [counts]
     if not candidates:
         raise CellmillError(path, "it has no matrix at all.", "Take a file with raw counts.")
-    return CountsFile(path, candidates[0])
+    return CountsFile(path, candidates[0], annotations=annotations)
 
 
 # --- how many of each stratum
@@ -124,7 +124,12 @@ def _proportional(sizes: np.ndarray, cells: int) -> np.ndarray:
 
 
 def draw_subset(
-    found: Sequence[str | PathLike[str]], *, rules: SubsetRules, counts: str, out: str | PathLike[str]
+    found: Sequence[str | PathLike[str]],
+    *,
+    rules: SubsetRules,
+    counts: str,
+    out: str | PathLike[str],
+    annotations: Sequence[str | PathLike[str]] = (),
 ) -> None:
     """Decide which cells of all parts are drawn: of each stratum those of the least keys, by a hash of the cell id.
 
@@ -133,6 +138,7 @@ def draw_subset(
     Args:
         found: the parts as found, ``{part}.h5ad``.
         counts: as in the dataset's config.
+        annotations: ``{part}.obs.parquet`` of each part, where they have one.
 
     Memory: the obs table of one part, and a row per part and stratum. Disk: 24 bytes per cell.
 
@@ -145,8 +151,9 @@ def draw_subset(
     sizes: list[tuple[np.ndarray, np.ndarray]] = []
     with scratch(out) as folder:
         spill = Spill(folder, "passing", np.uint64)
+        of = dict(zip(map(str, found), annotations, strict=True)) if annotations else {}
         for i, path in enumerate(found):
-            with _open(path, counts) as file:
+            with _open(path, counts, of.get(str(path))) as file:
                 if 0 in file.shape:
                     fix = "Leave this file out of the dataset, or get it again."
                     raise CellmillError(path, f"{file.shape[0]} cells × {file.shape[1]} genes.", fix)
@@ -166,7 +173,7 @@ def draw_subset(
             folder,
             cells=n_found,
             keys=lambda path: np.load(keys[path]),
-            ids=lambda path: _ids(path, rules, counts),
+            ids=lambda path: _ids(path, rules, counts, of.get(str(path))),
         )
         if rules.cells > n_passed:
             raise CellmillError(
@@ -200,8 +207,10 @@ def draw_subset(
     contract.write_subset(out, pa.Table.from_arrays(arrays, schema=contract.SUBSET_SCHEMA), facts)
 
 
-def _ids(path: str | PathLike[str], rules: SubsetRules, counts: str) -> pa.ChunkedArray:
-    with _open(path, counts) as file:
+def _ids(
+    path: str | PathLike[str], rules: SubsetRules, counts: str, annotations: str | PathLike[str] | None
+) -> pa.ChunkedArray:
+    with _open(path, counts, annotations) as file:
         return pa.chunked_array([_cells(file, Path(path).stem, rules).ids])
 
 
@@ -245,6 +254,7 @@ def take_subset(
     part: str,
     out: str | PathLike[str],
     provenance: str | PathLike[str],
+    annotations: str | PathLike[str] | None = None,
     threads: int = 1,
 ) -> None:
     """Write the drawn cells of a part, none included, as h5ad: their counts as X, their obs, and all of var.
@@ -262,7 +272,7 @@ def take_subset(
     facts: dict[str, Any] = {}
 
     def take(where: str, why: str) -> None:
-        with CountsFile(found, where, threads=threads) as file:
+        with CountsFile(found, where, threads=threads, annotations=annotations) as file:
             cells = _cells(file, part, rules)
             drawn = _drawn_of(cells, mine, found)
             facts.update(

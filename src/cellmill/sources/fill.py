@@ -25,7 +25,8 @@ from cellmill.sources.tahoe import Tahoe
 def fill_mirror(project: Project, to: Path) -> str:
     """Fetch every outside file of the datasets of a project into a mirror, as ``<host or bucket>/<path>``.
 
-    These are the files of their parts, catalogues, gene tables and published vocabularies. What the mirror has already,
+    These are the files of their parts, catalogues, gene tables, tables that are joined and published
+    vocabularies. What the mirror has already,
     by its ``SHA256SUMS``, is not fetched again; the list is written when all is there, and keeps what else it names.
 
     Returns:
@@ -76,6 +77,8 @@ def _wanted(project: Project, to: Path, scratch: Path) -> list[Wanted]:
     for name, dataset in project.datasets.items():
         source, genes = dataset.source, dataset.genes
         resources = {*gene_table(genes.table, dataset.organism), *gene_list(genes.space), *gene_set_files(genes.sets)}
+        for join in dataset.join:
+            add(join.table, None, None)
         if source.planned:
             billed = source.requester_pays if isinstance(source, ScBaseCount | Tahoe) else None
             if isinstance(source, ScBaseCount):

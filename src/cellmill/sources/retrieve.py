@@ -192,6 +192,23 @@ def _from_address(
     return {"address": redacted(address), "sha256": fetched.sha256, "bytes": fetched.bytes, "note": note}
 
 
+def retrieve_table(address: str, out: Path, *, mirror: Path | None, download: Download) -> None:
+    """Bring a table that is joined from its address to ``out``; its first checksum must be met later.
+
+    Raises:
+        CellmillError: what ``fetch`` raises.
+    """
+    fetch(
+        address,
+        out,
+        sha256=None,
+        mirror=mirror,
+        record=out.with_name(out.name + ".sha256"),
+        patience=download.patience,
+        traffic=Traffic(download.bytes_per_s),
+    )
+
+
 def suffix_of(where: str, name: str) -> str:
     """Which of ``READABLE`` the name ends in, the longest that fits."""
     fitting = [suffix for suffix in READABLE if name.lower().endswith(suffix)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cellmill.errors import CellmillError, nearest
+from cellmill.sources.obs_rules import MISSING_WORDS
 from cellmill.spec import Column, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ FEATURE_TYPES = Literal["Gene", "GeneFull", "GeneFull_Ex50pAS", "GeneFull_ExonOv
 _MULTI = ("UniqueAndMult-EM", "UniqueAndMult-Uniform")
 NOT_OF_CELLS = ("file_path", "obs_count")
 """Columns of the catalogue that say where a sample is and how large, and nothing of its cells."""
-MISSING_WORDS = frozenset(
-    {"", "none", "nan", "na", "n/a", "unsure", "unknown", "not specified", "not applicable", "not_applicable"}
-)
-"""What the catalogue writes for a missing value, in lower case."""
 
 
 class SampleFilter(Spec):

@@ -1,0 +1,1 @@
+"""Profiles of groups of cells: sums or means of their counts."""
