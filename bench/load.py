@@ -19,7 +19,7 @@ import numpy as np
 
 BATCH = 64
 SECONDS, LIMIT = 10.0, 240.0
-"""What a measurement takes, at most about; and when a contender is ended that has not come to it."""
+"""What a measurement takes, about; and when a contender is ended that has not come to it."""
 ROUND = 256
 """Batches between two looks at the clock: as many as scdataset makes of what it reads at once."""
 RANDOM, EPOCH, EPOCH_2 = "random batches", "shuffled epoch", "shuffled epoch, 2 workers"
@@ -120,12 +120,17 @@ Said = dict[str, float] | None
 def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[..., Said]) -> Iterable[str]:
     """What each took, and how many times better the first of them is; the middle of several runs, in turn."""
     path = archive(paths, paths[0].parent.parent / f"scdl_{cells}", cells=cells)
+    seconds = SECONDS * min(1.0, cells / 100_000)
     for what, who in MEASURED.items():
         found: dict[str, list[Said]] = {w: [] for w in who}
-        for _ in range(runs):
-            for w in who:
-                # The peers that read h5ad get the file; all others the archive.
-                found[w].append(measure(what, w, paths[0] if w in (SCDATASET, ANNLOADER) else path))
+        for w in who * runs:
+            # The peers that read h5ad get the file; all others the archive.
+            there = paths[0] if w in (SCDATASET, ANNLOADER) else path
+            if what != COLD:
+                for file in _files(there):
+                    with file.open("rb") as source:
+                        shutil.copyfileobj(source, Nowhere(), 1 << 24)
+            found[w].append(measure(what, w, there, 2 if what == EPOCH_2 else 0, seconds))
         unit = "ms" if what == OPEN else "cells/s"
         yield f"\n{what:<28}{unit:>12}{'own MB':>10}{'files MB':>10}{f'{who[0]} is better':>24}"
         ours = _middle(found[who[0]])
@@ -141,7 +146,7 @@ def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[..., Sa
         yield f"\n{f'memory of {who_}':<28}{'cells/s':>12}{'own MB':>10}{'files MB':>10}{'of the largest process':>24}"
         for there, n in ((path, cells), (ten, 10 * cells)):
             for workers in (0, 2):
-                one = measure(MEMORY, who_, there, workers)
+                one = measure(MEMORY, who_, there, workers, seconds)
                 if one is not None:
                     yield _line(f"{n:,} cells, {workers or 'no'} workers", one)
 
@@ -157,9 +162,11 @@ def _line(name: str, said: dict[str, float], ratio: str = "") -> str:
 
 def main() -> int:
     what, who, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    workers = int(sys.argv[4]) if len(sys.argv) > 4 else 2 if what == EPOCH_2 else 0
     warnings.simplefilter("ignore")
-    said = {"value": opened(who, path)} | memory([os.getpid()]) if what == OPEN else rate(what, who, path, workers)
+    if what == OPEN:
+        said = {"value": opened(who, path)} | memory()
+    else:
+        said = rate(what, who, path, workers=int(sys.argv[4]), seconds=float(sys.argv[5]))
     print(json.dumps(said))
     return 0
 
@@ -182,7 +189,7 @@ def opened(who: str, path: Path) -> float:
     return (time.perf_counter() - before) * 1e3
 
 
-def rate(what: str, who: str, path: Path, workers: int) -> dict[str, float]:
+def rate(what: str, who: str, path: Path, *, workers: int, seconds: float) -> dict[str, float]:
     """Cells per second over epoch after epoch, and the most memory that a process was seen to have.
 
     Warm, the first ``ROUND`` batches do not count, and files are in the page cache where they fit; cold, all batches
@@ -191,17 +198,15 @@ def rate(what: str, who: str, path: Path, workers: int) -> dict[str, float]:
     if what == COLD:
         drop(path)
     loader = _loader(what, who, path, workers)
-    before, cells, peak = time.perf_counter(), 0, memory([])
+    before, cells, peak = time.perf_counter(), 0, memory()
     for number, batch in enumerate(loader if what == COLD else itertools.chain.from_iterable(itertools.repeat(loader))):
         if number == ROUND and what != COLD:
             before, cells = time.perf_counter(), 0
-        if number and number % ROUND == 0:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            now = memory([os.getpid(), *map(int, children)])
-            peak = {name: max(peak[name], now[name]) for name in now}
-            if time.perf_counter() - before > SECONDS:
-                break
         cells += _size(batch)
+        if number % ROUND == ROUND - 1:
+            peak = {name: max(peak[name], now) for name, now in memory().items()}
+            if number >= ROUND and time.perf_counter() - before > seconds:
+                break
     return {"value": cells / (time.perf_counter() - before)} | peak
 
 
@@ -210,17 +215,18 @@ def drop(path: Path) -> None:
 
     Pages that another process maps stay, and those that are not on the disk yet.
     """
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     page, cached, asked = bytearray(4096), 0, 0
-    for file in files:
+    for file in _files(path):
         handle = os.open(file, os.O_RDONLY)
         os.fsync(handle)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # what is asked for is read, and nothing around it
         pages = file.stat().st_size // len(page)
-        for number in np.random.default_rng(0).integers(0, pages, 256 if pages else 0):
+        for number in np.random.default_rng(0).choice(pages, min(pages, 256), replace=False):
             asked += 1
-            with contextlib.suppress(BlockingIOError):  # it would have to be read
+            with contextlib.suppress(BlockingIOError):  # it has to be read
                 cached += bool(os.preadv(handle, [page], int(number) * len(page), os.RWF_NOWAIT))
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(handle)
     if cached > asked / 20:
         raise SystemExit(f"{path}: {cached} of {asked} pages stay in the page cache. Does another process map them?")
@@ -281,13 +287,25 @@ class _Counts:
         return (batch.X for batch in self.loader)
 
 
-def memory(processes: list[int]) -> dict[str, float]:
-    """MB of the largest of some processes: its own, and pages of mapped files, which the system may take back.
+class Nowhere:
+    """Takes what is written, and forgets it."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+
+
+def memory() -> dict[str, float]:
+    """MB of this process or the largest of its workers: its own, and pages of files, which the system may take back.
 
     Its own are those that no file holds, shared memory among them.
     """
+    workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     largest = {"own": 0.0, "files": 0.0}
-    for process in processes:
+    for process in ("self", *workers):
         status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
         kb = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssShmem", "RssFile")}
         own, files = (kb["RssAnon"] + kb["RssShmem"]) / 1e3, kb["RssFile"] / 1e3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
         "missing": "fill",
         "negatives": 4,
         "shares": {"in_batch": 0.25, "out_of_batch": 0.25, "hard": 0.25, "embedding": "hvg"},
-        "columns": ["flag"],
+        "columns": ["flag", "donor"],
         "min_files": 2,
     },
     "mds/tokens": {"kind": "tokens"},
@@ -73,6 +74,8 @@ def make_dataset(folder: Path, work: Path) -> Made:
     }
     raw = write_raw(work / "raw.h5ad", random_counts(CELLS, 50), obs=obs)
     columns = {"batch": "donor", "label": "cell_type", "keep": ["age", "flag"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"dataset": {"columns": columns}}))
     raws = split_raw(raw, work / "raws", three_parts(CELLS))
     made = make(work, raws, columns=columns, variable_genes={"n_top": 20})
     for name in ("processed", "genes"):

@@ -41,7 +41,7 @@ COMPARED = {
     "hf/counts": {"counts", "embedding_hvg"} | OBS,
     "hf/single": {"caption", "caption_2"} | SENTENCES,
     "hf/pairs": {"caption", "label"} | SENTENCES | OBS,
-    "hf/multiplets": {"positive", "positive_2", "flag"} | SENTENCES | NEGATIVES,
+    "hf/multiplets": {"positive", "positive_2", "flag", "donor"} | SENTENCES | NEGATIVES,
     "mds/tokens": {"input_ids"} | OBS,
     "mds/json": {"input_ids"} | OBS,
     "mds/values": {"input_ids", "age"},
@@ -382,6 +382,24 @@ def test_wrong_negatives_are_named(copy: Path, column: str, change: Callable[[di
     pq.write_table(with_value(table, column, 7, lambda _: change(row)), file)
     lines = told(sealed(export))
     assert any(words in line and f"row 7, cell '{row['cell_id']}', {column}" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [(False, "is the batch of fewer than 1 of its negatives"), (True, "is the batch of all but fewer than 1 of its")],
+)
+def test_shares_of_negatives_that_are_not_kept_are_named(copy: Path, own: bool, words: str):
+    """A cell whose negatives are all of other batches, or all of its own."""
+    file = copy / "hf/multiplets" / "train" / "00000.parquet"
+    table = pq.read_table(file)
+    donors, ids = table["donor"].to_pylist(), table["sample_idx"].to_pylist()
+    others = [i for i, donor in enumerate(donors) if i != 7 and (donor == donors[7]) == own][:4]
+    for k, other in enumerate(others, start=1):
+        table = with_value(table, f"negative_{k}_idx", 7, lambda _, o=other: ids[o])
+    pq.write_table(table, file)
+    lines = told(sealed(copy / "hf/multiplets"))
+    assert [line for line in lines if words in line and f"row 7, cell '{ids[7]}', donor" in line], lines
+    assert len([line for line in lines if "of its negatives" in line]) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from cellmill.contracts import tokens as token_files
 from cellmill.contracts.parquet import write as write_parquet
@@ -18,6 +20,8 @@ from cellmill.contracts.row_groups import encode_rows
 from cellmill.contracts.tokens import list_field
 from cellmill.contracts.versions import VOCABULARY
 from cellmill.errors import CellmillError
+from cellmill.exports.mds_columns import MdsColumn, samples
+from cellmill.torch import CellStream, Sequential
 from cellmill.torch.obs import obs_column
 from cellmill.torch.stores import Blocks, open_store
 
@@ -170,15 +174,51 @@ def test_a_missing_file_of_a_split_is_noticed(made: Made, tmp_path: Path):
         open_store(tmp_path / "train")
 
 
+@pytest.mark.parametrize("encoding", ["ndarray", "json", "tensors"])
+def test_lists_of_mds_are_read_in_every_encoding(encoding: str, tmp_path: Path):
+    """Whole numbers and fractions; lists that are empty; of pickles nothing is unpickled."""
+    lists = [[5, 6, 70_000], [], [2**31 - 1], *([k] * (k % 300) for k in range(1, 400))]
+    fractions = [[value + 0.5 for value in one[:3]] for one in lists]
+    dtypes = {"input_ids": "int64" if encoding == "tensors" else "int32", "values": "float32"}
+    codes = {"ndarray": "ndarray:{}", "json": "json", "tensors": "pkl"}
+    columns = {name: MdsColumn(name, codes[encoding].format(dtype), dtype) for name, dtype in dtypes.items()}
+    table = {
+        "input_ids": pa.array(lists, pa.large_list(pa.int64())),
+        "values": pa.array(fractions, pa.large_list(pa.float64())),
+    }
+    offsets, data = samples(pa.record_batch(table), columns)
+    n = len(lists)
+    head = 4 + 4 * (n + 1)
+    shard = np.array([n], "<u4").tobytes() + (offsets + head).astype("<u4").tobytes() + data.tobytes()
+    (tmp_path / "shard.00000.mds").write_bytes(shard)
+    about = {
+        "column_names": list(columns),
+        "column_encodings": [column.encoding for column in columns.values()],
+        "column_sizes": [None, None],
+        "samples": n,
+        "raw_data": {"basename": "shard.00000.mds", "bytes": len(shard), "hashes": {}},
+        "zip_data": None,
+    }
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [about], "version": 2}))
+    rows = np.array([0, 1, 2, n - 1, 0, 150])
+    found = open_store(tmp_path).take(rows, ["input_ids", "values"])
+    assert found["input_ids"].to_pylist() == [lists[i] for i in rows]
+    np.testing.assert_allclose(found["values"][2].as_py(), fractions[2], rtol=1e-6)
+    batch = next(iter(CellStream(tmp_path, batch_size=n, sampler=Sequential())))
+    assert batch["input_ids"].dtype == torch.int64 and batch["input_ids"][150][: len(lists[150])].tolist() == lists[150]
+
+
 def test_encodings_that_are_not_read_are_left_to_streaming(made: Made, tmp_path: Path):
-    """A pickled column is not opened; the others are."""
-    shutil.copytree(made.path("mds"), tmp_path / "train")
-    index = tmp_path / "train" / "index.json"
-    index.write_text(index.read_text().replace("ndarray:int32", "pkl"))
-    store = open_store(tmp_path / "train")
-    assert store.take(ROWS, ["cell_id"]).num_rows == len(ROWS)
-    with pytest.raises(CellmillError, match="StreamingDataset"):
-        store.take(ROWS, ["input_ids"])
+    """A column of other pickles, or of another encoding, is not opened; the others are."""
+    for encoding in ("pkl", "pil"):
+        shutil.rmtree(tmp_path / "train", ignore_errors=True)
+        shutil.copytree(made.path("mds"), tmp_path / "train")
+        index = tmp_path / "train" / "index.json"
+        index.write_text(index.read_text().replace("ndarray:int32", encoding))
+        store = open_store(tmp_path / "train")
+        assert store.take(ROWS, ["cell_id"]).num_rows == len(ROWS)
+        with pytest.raises(CellmillError, match="StreamingDataset"):
+            store.take(ROWS, ["input_ids"])
 
 
 def test_token_files_of_all_parts_are_one_table(tmp_path: Path):

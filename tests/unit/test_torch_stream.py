@@ -160,10 +160,12 @@ def test_a_stream_resumes_without_a_loader(made: Made):
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 asks torch 2.13 for it
 def test_torchdata_resumes_it_in_workers(made: Made):
     """StatefulDataLoader asks each worker's stream for its state."""
-    loader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    from torchdata.stateful_dataloader import StatefulDataLoader
 
     def make() -> Any:
-        return loader(CellStream(made.path("scdl"), batch_size=9, sampler=SMALL), batch_size=None, num_workers=2)
+        return StatefulDataLoader(
+            CellStream(made.path("scdl"), batch_size=9, sampler=SMALL), batch_size=None, num_workers=2
+        )
 
     first = make()
     whole = rows(make())

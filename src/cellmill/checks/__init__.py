@@ -9,10 +9,10 @@ A reader is a module of this folder, called as the format, with two functions or
   under the same names; columns that only ``read`` gives are not compared, and that is told.
 - ``genes(folder, split)``, where the format has a list of genes, yields each such file and its gene ids.
 - ``written(header, said)``, where it may have some genes alone, says which of the gene space.
-- ``also(folder, split, said, problems)``, where columns depend on other cells, looks at these,
-  and gives the names of those that it looked at.
-- ``whole(folder, said, header, problems)``, where files stand beside the splits, looks at these;
+- ``also(folder, split, said, header, problems)``, where columns depend on other cells, looks at these,
+  and gives the names of those that it looked at;
   ``header`` is None where what the export was made from is not at hand.
+- ``whole(folder, said, header, problems)``, where files stand beside the splits, looks at these.
 """
 
 from cellmill.checks.check import Checked, check

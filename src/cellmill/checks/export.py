@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cellmill.checks.problems import Problems, UnreadableError
 from cellmill.contracts import manifest
 from cellmill.errors import CellmillError
-from cellmill.files import scratch, sha256_of
+from cellmill.files import read_json, scratch, sha256_of
 from cellmill.progress import progress
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _splits(
             looked: set[str] = set()
             if whole and hasattr(reader, "also"):
                 try:
-                    looked = reader.also(folder, name, said, problems)
+                    looked = reader.also(folder, name, said, header, problems)
                 except UnreadableError as error:
                     problems.add("files that cannot be read", error.file, error.why)
             compared |= split.compared | looked
@@ -223,7 +223,7 @@ class _Source:
         if getattr(spec, "genes", "all") != "all" and not genes.is_file():
             return cls([], None, (), "genes/genes.parquet is not at hand")
         try:
-            header = _header(parts, said, spec, genes)
+            header = _header(parts, said, spec, genes, base / "config.json")
         except CellmillError as error:
             return cls([], None, (), f"{error.where}: {error.found}")
         columns = (
@@ -233,8 +233,10 @@ class _Source:
         return cls(parts, header, columns)
 
 
-def _header(parts: list[PartFiles], said: dict[str, Any], spec: Export, gene_file: Path) -> Header:
-    """What ``ordered`` needs to know, from the manifest, the first part, and the gene table where it is at hand."""
+def _header(parts: list[PartFiles], said: dict[str, Any], spec: Export, gene_file: Path, config: Path) -> Header:
+    """What ``ordered`` needs to know, from the manifest, the first part, and where they are at hand the gene table and
+    ``config.json``, which names the column of batches.
+    """
     import numpy as np
 
     from cellmill.contracts import embedding
@@ -267,4 +269,5 @@ def _header(parts: list[PartFiles], said: dict[str, Any], spec: Export, gene_fil
         obs=common_schema(parts, list(dict.fromkeys(columns))),
         tokens=tokens,
         widths={e: int(embedding.read(parts[0].embeddings[e]).shape[1]) for e in spec.embedders},
+        batch=read_json(config).get("dataset", {}).get("columns", {}).get("batch") if config.is_file() else None,
     )

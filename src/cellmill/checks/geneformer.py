@@ -41,7 +41,7 @@ def read(folder: Path, split: str, said: dict[str, Any]) -> Iterator[Rows]:
             raise UnreadableError(name, f"not readable behind row {first} ({error})") from error
 
 
-def also(folder: Path, split: str, said: dict[str, Any], problems: Problems) -> set[str]:
+def also(folder: Path, split: str, said: dict[str, Any], header: Header | None, problems: Problems) -> set[str]:
     """``lengths.pkl`` against the cells, byte by byte as it is written: nothing of it is unpickled."""
     name, cell = f"{split}/{LENGTHS}", 0
     try:

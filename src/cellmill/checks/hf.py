@@ -70,7 +70,7 @@ def _look_at_rows_of_cells(rows: Rows) -> None:
         raise UnreadableError(rows.file, f"row {rows.first + row} is {what}, expected {expected}")
 
 
-def also(folder: Path, split: str, said: dict[str, Any], problems: Problems) -> set[str]:
+def also(folder: Path, split: str, said: dict[str, Any], header: Header | None, problems: Problems) -> set[str]:
     """What was drawn: negatives of multiplets and pairs.
 
     Gives the columns that were looked at.
@@ -82,14 +82,23 @@ def also(folder: Path, split: str, said: dict[str, Any], problems: Problems) -> 
     names = numbered("positive" if kind == "multiplets" else "caption", len(said["facts"]["captions"]))
     if kind == "pairs":
         return _pairs(folder, split, said, problems, names)
-    return _multiplets(folder, split, said, problems, names)
+    batch = None if header is None or header.batch not in said["facts"]["obs"] else header.batch
+    return _multiplets(folder, split, said, problems, names, batch)
 
 
-def _multiplets(folder: Path, split: str, said: dict[str, Any], problems: Problems, captions: list[str]) -> set[str]:
-    """Negatives are other cells of the split, each once, of other captions, with their own texts."""
+def _multiplets(
+    folder: Path, split: str, said: dict[str, Any], problems: Problems, captions: list[str], batch: str | None
+) -> set[str]:
+    """Negatives are other cells of the split, each once, of other captions, with their own texts.
+
+    Of ``batch``, the column of batches where it is known and written, as many as were asked for are of the anchor's
+    own, and of others; those of ``anywhere`` and ``hard`` may be either.
+    """
     texts = [
         c for c in ("cell_id", *captions, "cell_sentence_1") if c != "cell_sentence_1" or said["spec"]["sentences"]
     ]
+    texts += [batch] if batch is not None and batch not in texts else []
+    shares = said["facts"]["negatives"]
     known: dict[str, list[np.ndarray]] = {c: [] for c in texts}
     for rows in read(folder, split, said):
         if missing := set(texts) - set(rows.table.column_names):
@@ -105,6 +114,7 @@ def _multiplets(folder: Path, split: str, said: dict[str, Any], problems: Proble
         table = rows.table
         own = {c: _hashed(table[c]) for c in captions}
         drawn = [_hashed(table["cell_id"])]
+        alike_batch, known_batch = np.zeros(len(table), np.int64), np.ones(len(table), np.bool_)
         for k in range(1, said["spec"]["negatives"] + 1):
             column, text = f"negative_{k}_idx", f"negative_{k}"
             if column not in table.column_names:
@@ -120,11 +130,22 @@ def _multiplets(folder: Path, split: str, said: dict[str, Any], problems: Proble
             _tell(problems, rows, column, twice, "is the anchor, or stands twice")
             drawn.append(wanted)
             looked.add(column)
+            if batch is not None:
+                known_batch &= there
+                alike_batch += of[batch][at] == _hashed(table[batch])
             if text in table.column_names:
                 source, what = (captions[0], "caption") if k % 2 else ("cell_sentence_1", "cell sentence")
                 other = there & (_hashed(table[text]) != of[source][at])
                 _tell(problems, rows, text, other, f"is not the {what} of {column}")
                 looked.add(text)
+        if batch is not None:
+            own_batch, other_batch = shares["in_batch"], shares["out_of_batch"]
+            too_few, too_many = alike_batch < own_batch, len(drawn) - 1 - alike_batch < other_batch
+            _tell(
+                problems, rows, batch, known_batch & too_few, f"is the batch of fewer than {own_batch} of its negatives"
+            )
+            what = f"is the batch of all but fewer than {other_batch} of its negatives"
+            _tell(problems, rows, batch, known_batch & too_many, what)
     return looked
 
 

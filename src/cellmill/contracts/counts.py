@@ -128,10 +128,13 @@ class CountsPart:
         matrix.has_sorted_indices = matrix.has_canonical_format = True
         return matrix
 
+    def bounds(self, rows: int) -> Iterator[tuple[int, int]]:
+        """``(start, stop)`` of ``blocks``."""
+        return ((start, min(start + rows, self.n_cells)) for start in range(0, self.n_cells, rows))
+
     def blocks(self, rows: int = 1_024) -> Iterator[tuple[int, int, sp.csr_matrix]]:
         """``(start, stop, counts)`` over all rows, ``rows`` at once; the next are under way where there are threads."""
-        for start in range(0, self.n_cells, rows):
-            stop = min(start + rows, self.n_cells)
+        for start, stop in self.bounds(rows):
             counts = self.rows(start, stop)
             lo, hi = int(self._indptr[stop]), int(self._indptr[min(stop + rows, self.n_cells)])
             for vector in (self._data, self._indices):

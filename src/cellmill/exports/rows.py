@@ -174,9 +174,11 @@ def _blocks(
         split_of = {name: code for code, name in enumerate(names)}
         codes = np.array([split_of[s] for s in counts.obs["split"].cat.categories], np.int8)
         splits = codes[counts.obs["split"].cat.codes.to_numpy()]
-        for start, stop, matrix in counts.blocks(BLOCK_ROWS):
+        inflated = counts.blocks(BLOCK_ROWS) if "counts" in columns else None  # they cost the most, and few need none
+        for start, stop in counts.bounds(BLOCK_ROWS):
             rows: dict[str, pa.Array] = {"cell_id": ids[start:stop], "_key": pa.array(keys[start:stop])}
-            if "counts" in columns:
+            if inflated is not None:
+                _, _, matrix = next(inflated)
                 offsets = pa.array(matrix.indptr.astype(np.int64))
                 index_type = np.uint16 if counts.n_genes <= 1 << 16 else np.uint32
                 rows["genes"] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.indices.astype(index_type)))

@@ -7,6 +7,9 @@ Both kinds rise by gene. How many of the one are below one of the other is count
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
@@ -17,7 +20,8 @@ SLACK = 32
 """How far beyond its last value ``decode`` writes: room that arrays of results must have."""
 _SKIP = 255
 _ESCAPES, _LOW = np.uint64(0x5555555555555555), np.uint64(0xFFFFFFFF)
-_ONE, _3, _4, _6, _7, _32, _63, _64, _127, _255 = (np.uint64(n) for n in (1, 3, 4, 6, 7, 32, 63, 64, 127, 255))
+_ONE, _TWO, _3, _4, _6, _7, _EIGHT, _32, _63, _64 = (np.uint64(n) for n in (1, 2, 3, 4, 6, 7, 8, 32, 63, 64))
+_127, _255 = np.uint64(127), np.uint64(255)
 
 
 def numbered(frequent: np.ndarray) -> np.ndarray:
@@ -27,13 +31,16 @@ def numbered(frequent: np.ndarray) -> np.ndarray:
 
 
 def tables(frequent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The genes of either kind by place: the frequent ones (uint32), and the others (uint64).
+    """The genes of either kind by place, the frequent ones and the others, in the smallest type, to stay in caches."""
+    dtype = np.uint16 if len(frequent) <= 1 << 16 else np.uint32
+    return np.flatnonzero(frequent).astype(dtype), np.flatnonzero(~frequent).astype(dtype)
 
-    The upper half of an entry of the others is how many frequent genes are below it.
-    """
-    below = np.cumsum(frequent).astype(np.uint64)
-    others = np.flatnonzero(~frequent)
-    return np.flatnonzero(frequent).astype(np.uint32), others.astype(np.uint64) | below[others] << np.uint64(32)
+
+@lru_cache
+def small_counts(dtype: np.dtype[Any]) -> np.ndarray:
+    """(1024,): the counts that each octet of four codes stands for; 4 where the count is escaped."""
+    octets = np.arange(256)
+    return ((octets[:, None] >> np.array([0, 2, 4, 6]) & 3) + 1).astype(dtype).ravel()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -128,6 +135,7 @@ def decode(
     rows_per_file: int,
     frequent: np.ndarray,
     others: np.ndarray,
+    small: np.ndarray,
     indptr: np.ndarray,
     indices: np.ndarray,
     values: np.ndarray,
@@ -139,6 +147,7 @@ def decode(
     Args:
         files, indptr: as in ``lengths``.
         frequent, others: what ``tables`` returns.
+        small: what ``small_counts`` returns for the type of ``values``.
         indices, values: room for ``indptr[-1] + SLACK``.
     """
     bitmap = (len(frequent) + 63) // 64
@@ -173,12 +182,12 @@ def decode(
             here += gap
             if gap == _255:
                 continue
-            entry = others[here]
+            gene = np.uint64(others[here])
+            below = gene - here  # frequent genes below it
             here += _ONE
-            below = entry >> _32
             word = bits[below >> _6] & ((_ONE << (below & _63)) - _ONE)
             place = rare + before[below >> _6] + ones(word)
-            indices[out + place] = entry & _LOW
+            indices[out + place] = gene
             if place >> _6 != block:
                 taken[block] = mask
                 block, mask = place >> _6, np.uint64(0)
@@ -206,8 +215,14 @@ def decode(
         for k in range(n_codes):
             word = words[codes + k]
             first = out + np.uint64(32 * k)
-            for j in range(32):
-                values[first + np.uint64(j)] = (word >> np.uint64(2 * j) & _3) + _ONE
+            left = word
+            for j in range(8):
+                to = first + np.uint64(4 * j)
+                octet = (left & _255) << _TWO
+                # All are read before the first is written: only so are four copied at once.
+                a, b, c, d = small[octet], small[octet + _ONE], small[octet + _TWO], small[octet + _3]
+                values[to], values[to + _ONE], values[to + _TWO], values[to + _3] = a, b, c, d
+                left >>= _EIGHT
             escapes = word & (word >> _ONE) & _ESCAPES
             while escapes:
                 octet = np.uint64(octets[at])

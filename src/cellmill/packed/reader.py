@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 CHECKED_ROWS = 4_096
 """Rows that ``check`` decodes at once."""
+Empty = Callable[..., list[np.ndarray]]
+"""Makes arrays of ``(length, dtype)`` each, not cleared."""
+
+
+def _empty(*wanted: tuple[int, np.dtype[Any]]) -> list[np.ndarray]:
+    """In one piece: numpy asks the system for large pages where it makes 4 MB or more."""
+    sizes = [-(-length * dtype.itemsize // 64) * 64 for length, dtype in wanted]
+    memory, arrays = np.empty(sum(sizes), np.uint8), []
+    for (length, dtype), size in zip(wanted, sizes, strict=True):
+        arrays.append(memory[:size].view(dtype)[:length])
+        memory = memory[size:]
+    return arrays
 
 
 class PackedRows:
@@ -123,6 +136,15 @@ class PackedRows:
             IndexError: there is no such row.
             CellmillError: a row is not as it was written.
         """
+        return self._decoded(rows, self.index_dtype, self.dtype, _empty)
+
+    def counts(self, rows: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``take`` as int32 and float32, in arrays that ``empty`` makes (of ``(length, dtype)`` each)."""
+        return self._decoded(rows, np.dtype(np.int32), np.dtype(np.float32), empty)
+
+    def _decoded(
+        self, rows: np.ndarray, index_dtype: np.dtype[Any], dtype: np.dtype[Any], empty: Empty
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.n_rows):
             raise IndexError(f"{self.path} has {self.n_rows} rows, not {rows.min()} to {rows.max()}")
@@ -132,8 +154,9 @@ class PackedRows:
         bad = codec.lengths(rows, self._files, self._rows_per_file, bitmap, self.n_genes, indptr)
         n = int(indptr[-1])
         if bad < 0:
-            indices, values = np.empty(n + codec.SLACK, self.index_dtype), np.empty(n + codec.SLACK, self.dtype)
-            bad = codec.decode(rows, self._files, self._rows_per_file, frequent, others, indptr, indices, values)
+            indices, values = empty((n + codec.SLACK, index_dtype), (n + codec.SLACK, dtype))
+            small = codec.small_counts(dtype)
+            bad = codec.decode(rows, self._files, self._rows_per_file, frequent, others, small, indptr, indices, values)
         if bad >= 0:
             row = int(rows[bad])
             raise self._damaged(row // self._rows_per_file, f"the record of row {row} is damaged")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cellmill.errors import CellmillError, nearest
+from cellmill.exports.mds_lists import json_lists, tensors
 from cellmill.files import read_json
 from cellmill.torch.kernels import gather
 from cellmill.torch.obs import ObsColumn, obs_column
@@ -21,13 +22,16 @@ SCALARS = {"int": "int64"} | {
     for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 }
 """Encodings of numbers and their types."""
+LISTS = {"pkl": tensors, "json": json_lists}
+"""Encodings of lists of which each says its type itself."""
 
 
 class MdsTable:
-    """A split of MDS shards whose columns are text, numbers and arrays of one dimension.
+    """A split of MDS shards whose columns are text, numbers, and lists of numbers in any of the three encodings.
 
     A shard is inflated whole, and about as many stay as a buffer has rows in: with shards of 64 MB, three of them.
-    Columns in other encodings (pickles, JSON) are left to ``streaming.StreamingDataset``.
+    Of pickles, those of tensors of one dimension are read, by the bytes around their values: nothing is unpickled.
+    Other columns are left to ``streaming.StreamingDataset``.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -36,16 +40,26 @@ class MdsTable:
         first = self._shards[0]
         self._encodings = dict(zip(first["column_names"], first["column_encodings"], strict=True))
         self._widths = dict(zip(first["column_names"], first["column_sizes"], strict=True))
-        self.columns: dict[str, pa.DataType] = {
-            name: type_ for name, code in self._encodings.items() if (type_ := _type(code)) is not None
-        }
         sizes = [int(shard["samples"]) for shard in self._shards]
         self._starts = np.cumsum([0, *sizes])
         self.n_rows, self.block_rows = int(self._starts[-1]), max(1, *sizes)
         self._blocks: Blocks[np.ndarray] = Blocks(self._read, kept=blocks_kept(self.block_rows))
+        found = {name: _type(code) or self._type_there(name) for name, code in self._encodings.items()}
+        self.columns: dict[str, pa.DataType] = {name: type_ for name, type_ in found.items() if type_ is not None}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
+
+    def _type_there(self, name: str) -> pa.DataType | None:
+        """The type of a column whose encoding does not say it, by its first samples; ``None``: not read here."""
+        if self._encodings[name] not in LISTS:
+            return None
+        first = self._shards[0]["samples"]
+        try:
+            found = self._decode(self._blocks[0], np.arange(min(first, 64)), [name])[name].type
+        except CellmillError:
+            return None
+        return pa.large_list(pa.int64() if pa.types.is_null(found.value_type) else found.value_type)
 
     def _read(self, number: int) -> np.ndarray:
         """A shard as bytes (uint8)."""
@@ -75,7 +89,8 @@ class MdsTable:
         pieces = by_block(rows, self._starts)
         if not pieces:
             return pa.schema([(c, self.columns[c]) for c in columns]).empty_table()
-        tables = [self._decode(self._blocks[block], local, columns) for block, _, local in pieces]
+        schema = pa.schema([(name, self.columns[name]) for name in columns])
+        tables = [self._decode(self._blocks[block], local, columns).cast(schema) for block, _, local in pieces]
         back = np.argsort(np.concatenate([at for _, at, _ in pieces]))
         return pa.concat_tables(tables).combine_chunks().take(pa.array(back)).combine_chunks()
 
@@ -96,6 +111,13 @@ class MdsTable:
 
     def _column(self, shard: np.ndarray, name: str, at: np.ndarray, size: np.ndarray) -> pa.Array:
         encoding = self._encodings[name]
+        if encoding in LISTS:
+            try:
+                return LISTS[encoding](shard, at, size)
+            except (ValueError, pa.ArrowException) as error:
+                raise CellmillError(
+                    self.path, f"'{name}' is no list of numbers ({error}).", "Export it anew."
+                ) from error
         if encoding.startswith("ndarray"):
             head = shard[at]  # the number of dimensions, and how many bytes their lengths take
             if (head >> 2 != 1).any():
