@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup lock lint format clean FORCE
+.PHONY: help run test bench setup lock pins lint format clean FORCE
 
 # A PYTHONPATH of the user's would be found before the locked packages;
 # without compiled bytecode each of the many short jobs would compile its imports again.
@@ -50,11 +50,15 @@ lock: .venv/.python ## resolve requirements.lock and requirements-test.lock agai
 	  diff requirements.lock .venv/$$v.lock || { echo "requirements.lock does not hold on Python $$v" >&2; exit 1; }; \
 	done
 
-lint: .venv/.test-ok ## what is checked besides the tests: ruff, snakefmt, mypy, snakemake --lint
+pins: .venv/.test-ok ## explicit locks of the conda environments, where conda-forge is reached; PINS_ARGS="--cuda 12.8"
+	@$(BIN)/python workflow/envs/make_pins.py $(PINS_ARGS)
+
+lint: .venv/.test-ok ## what is checked besides the tests: ruff, snakefmt, mypy, hadolint, snakemake --lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
 	@$(IN) $(BIN)/snakemake --lint
 
 format: .venv/.test-ok ## put code into its standard form

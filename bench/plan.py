@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,22 +18,26 @@ import pandas as pd
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "1"]
-SNAKEMAKE += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]']
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--config", 'datasets=["atlas"]']
+ALONE = ["--cores", "1", "--scheduler", "greedy"]
+ON_SLURM = ["--profile", str(REPO / "profiles" / "slurm")]
 CELLS_PER_SAMPLE = 8_000
 
 
 def table(samples: int, *, everything: bool) -> str:
-    """Seconds and peak memory of the plan and of a dry run of all that follows."""
+    """Seconds and peak memory of the plan and of dry runs of all that follows, and how much these would submit."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         shutil.copytree(REPO / "config", root / "config")
         _release(root / "store", samples)
         _dataset(root, everything=everything)
-        lines = [f"{'':<24}{'seconds':>10}{'peak MB':>10}"]
-        for name, asked in (("plan", ["--", "results/atlas/plan.tsv"]), ("dry run", ["--dry-run"])):
-            seconds, mb = _measured(root, [*SNAKEMAKE, *asked])
-            lines.append(f"{name:<24}{seconds:>10.1f}{mb:>10,.0f}")
+        lines = [f"{'':<24}{'seconds':>10}{'peak MB':>10}{'jobs':>10}{'submissions':>13}"]
+        seconds, mb, _ = _measured(root, [*SNAKEMAKE, *ALONE, "--", "results/atlas/plan.tsv"])
+        lines.append(f"{'plan':<24}{seconds:>10.1f}{mb:>10,.0f}")
+        for name, profile in (("dry run, one machine", ALONE), ("dry run, profiles/slurm", ON_SLURM)):
+            seconds, mb, said = _measured(root, [*SNAKEMAKE, *profile, "--dry-run"])
+            jobs, submissions = _counted(said)
+            lines.append(f"{name:<24}{seconds:>10.1f}{mb:>10,.0f}{jobs:>10,}{submissions:>13,}")
         benchmark = (root / "benchmarks" / "plan_dataset" / "atlas.jsonl").read_text()
         lines.append(f"{'plan_dataset alone':<24}{json.loads(benchmark.splitlines()[0])['s']:>10.1f}")
         facts = json.loads((root / "results/atlas/plan.tsv").open().readline().removeprefix("# "))
@@ -69,8 +74,15 @@ def _dataset(root: Path, *, everything: bool) -> None:
     (root / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
 
 
-def _measured(root: Path, command: list[str]) -> tuple[float, float]:
-    """Seconds, and the peak memory in MB of the process itself, looked at while it runs."""
+def _counted(said: str) -> tuple[int, int]:
+    """Jobs that a dry run names, without ``all``, and what of them is handed over at once: a group, or a job alone."""
+    jobs = re.findall(r"^( *)(?:rule|checkpoint) \w+:$", said, re.MULTILINE)
+    groups = re.findall(r"^\[.*\] Group job ", said, re.MULTILINE)
+    return len(jobs), len(groups) + jobs.count("")
+
+
+def _measured(root: Path, command: list[str]) -> tuple[float, float, str]:
+    """Seconds, the peak memory in MB of the process itself, looked at while it runs, and what it printed."""
     before = time.perf_counter()
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     peak, done = [0.0], threading.Event()
@@ -90,4 +102,4 @@ def _measured(root: Path, command: list[str]) -> tuple[float, float]:
     watcher.join()
     if process.returncode:
         raise SystemExit(output)
-    return time.perf_counter() - before, peak[0]
+    return time.perf_counter() - before, peak[0], output

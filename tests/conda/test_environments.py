@@ -74,6 +74,36 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+def test_pins_are_what_snakemake_installs(conda: dict[str, str], tmp_path: Path):
+    """`make pins`, and then exactly its packages; where no channel is reached, a sentence and no pin."""
+    project = Project.create(tmp_path)
+    make = [sys.executable, "workflow/envs/make_pins.py", "workflow/envs/sources.yaml"]
+    nowhere = {"CONDA_CHANNEL_ALIAS": (tmp_path / "nowhere").as_uri() + "/"}
+    done = subprocess.run(make, cwd=tmp_path, env=project.environment() | nowhere, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("make pins: "), done.stdout + done.stderr
+    pin = tmp_path / "workflow/envs/sources.linux-64.pin.txt"
+    assert not pin.exists() and "Traceback" not in done.stderr
+
+    environment = project.environment() | conda
+    done = subprocess.run(make, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pinned = [line for line in pin.read_text().splitlines() if line.startswith("file://")]
+    assert all(re.fullmatch(r"file://.+\.conda#[0-9a-f]{32}", line) for line in pinned) and len(pinned) > 20
+    assert done.stdout == f"{pin.name}: {len(pinned)} packages\n"
+
+    prefix = tmp_path / "environments"
+    command = [*project.command(), "--sdm", "conda", "--conda-prefix", str(prefix), "--conda-create-envs-only"]
+    done = subprocess.run(
+        [*command, "--", "results/pbmc68k/raw/0.h5ad"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "Using pinnings from" in said and "Failed to install" not in said, said
+    (made,) = [path for path in prefix.iterdir() if path.is_dir()]
+    listed = ["conda", "list", "--explicit", "--md5", "--prefix", str(made)]
+    installed = subprocess.run(listed, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert sorted(installed[1:]) == sorted(pinned)
+
+
 def test_rules_run_in_the_environment_that_snakemake_makes(conda: dict[str, str], tmp_path: Path):
     """From raw cells to tokens in `core.yaml`: its own Python, its own packages, and exactly this checkout."""
     project = Project.create(tmp_path)

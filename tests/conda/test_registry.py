@@ -1,4 +1,4 @@
-"""Every package of the environments exists, in the version they name, in the registry that this machine reaches."""
+"""Every package of the environments exists, in the version that they name, in the registry that is reached here."""
 
 from __future__ import annotations
 

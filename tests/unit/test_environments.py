@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -147,6 +148,20 @@ def test_a_conda_environment_comes_from_conda_forge_alone(path: Path) -> None:
     environment = yaml.safe_load(path.read_text())
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     assert all(isinstance(entry, str) for entry in environment["dependencies"])
+
+
+def test_a_pin_is_made_of_the_environment_beside_it(tmp_path: Path) -> None:
+    """Snakemake takes a pin in place of the environment: one of another state would bring other versions."""
+    make_pins = runpy.run_path(str(ROOT / "workflow" / "envs" / "make_pins.py"))
+    assert make_pins["stale"](ROOT / "workflow" / "envs") == []
+    environment = tmp_path / "core.yaml"
+    environment.write_text("dependencies: [python =3.11]\n")
+    pin = make_pins["pin_of"](environment)
+    assert pin.name == "core.linux-64.pin.txt"
+    pin.write_text(make_pins["head"](environment) + "\n@EXPLICIT\n")
+    assert make_pins["stale"](tmp_path) == []
+    environment.write_text("dependencies: [python =3.12]\n")
+    assert make_pins["stale"](tmp_path) == [pin.name]
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)

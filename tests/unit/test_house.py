@@ -24,6 +24,7 @@ def _check(repo: Path, *command: str) -> None:
         ("ruff", "format", "--check", "."),
         ("snakefmt", "--check", "Snakefile", "workflow"),
         ("mypy",),
+        ("hadolint", "Dockerfile"),
         ("snakemake", "--lint"),
     ],
     ids=lambda command: " ".join(command[:2]),

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from snakemake.dag import DAG
 from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 
 SRC = str(Path(workflow.basedir) / "src")
@@ -23,12 +24,14 @@ from cellmill.embedders import OfCells, OfTokens
 from cellmill.embedders.model_files import model_files
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
+from cellmill.operations.groups import mend_groups
 from cellmill.operations.times import write_times
 from cellmill.sources.ledger import LEDGER, Ledger
 from cellmill.sources.stores import is_address
 from cellmill.vocabularies.files import vocabulary_file
 
 STARTED = time.time()
+mend_groups(DAG)
 
 try:
     PROJECT = load_project(config)

@@ -1,0 +1,74 @@
+"""Groups of jobs at scale: what Snakemake 9.27 does with them, mended.
+
+- That no group waits for itself is found by a walk over all that a job needs, from every job of every group: hours for
+  2,000 parts. Here the groups are sorted once; only where that finds a circle are Snakemake's own checks asked.
+- When a checkpoint is done, groups are made again out of those that were merged already: eight parts to a group become
+  64, and some jobs stand in two groups. Here they are made afresh, and those at work stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+
+def circular(needs: Mapping[Hashable, Iterable[Hashable]], group_of: Mapping[Hashable, Hashable]) -> bool:
+    """Whether some jobs wait for each other once the jobs of a group start together.
+
+    Args:
+        needs: of every job those that it needs.
+        group_of: of the jobs that have a group, which.
+    """
+    waiting: Counter[Hashable] = Counter()
+    followers: dict[Hashable, set[Hashable]] = {}
+    for job, others in needs.items():
+        mine = group_of.get(job, job)
+        followers.setdefault(mine, set())
+        for other in others:
+            theirs = group_of.get(other, other)
+            after = followers.setdefault(theirs, set())
+            if theirs != mine and mine not in after:
+                after.add(mine)
+                waiting[mine] += 1
+    free = deque(node for node in followers if not waiting[node])
+    done = 0
+    while free:
+        done += 1
+        for after in followers[free.popleft()]:
+            waiting[after] -= 1
+            if not waiting[after]:
+                free.append(after)
+    return done < len(followers)
+
+
+def mend_groups(dag: Any) -> None:
+    """Put the above into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing.
+
+    What is refused stays the same: without a circle between groups neither of Snakemake's checks can find one.
+    """
+    names = ("validate_group", "_check_groups", "update_groups", "needrun_jobs")
+    if not all(hasattr(dag, name) for name in names) or hasattr(dag, "_as_found"):
+        return
+    dag._as_found = validate, check, update = dag.validate_group, dag._check_groups, dag.update_groups
+
+    def check_once(self: Any) -> None:
+        if circular(self._dependencies, {job: id(group) for job, group in self._group.items()}):
+            for group in set(self._group.values()):
+                validate(self, group)
+            check(self)
+
+    def update_afresh(self: Any) -> None:
+        at_work = {job: group for group in self._running if group.is_group() for job in group}
+        waiting = [job for job in self.needrun_jobs() if job not in at_work]
+        self.group_job_factory.cache.clear()
+        self.needrun_jobs = lambda: waiting
+        try:
+            update(self)
+        finally:
+            del self.needrun_jobs
+        self._group.update(at_work)
+
+    dag.validate_group = lambda self, group: None  # `_check_groups` follows, once all groups are known
+    dag._check_groups = check_once
+    dag.update_groups = update_afresh
