@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from cellmill import config as models
 from cellmill import embedders, exports, sources, tokenizers
 from cellmill.genes import spec as gene_spec
+from cellmill.judge import spec as judge_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
 from cellmill.sources import download, scbasecount, subset
@@ -34,6 +35,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`quality.rare:`", "", quality_spec.Rare),
     ("`split:`", "", quality_spec.Split),
     ("`variable_genes:`", "", gene_spec.VariableGenes),
+    ("`judge:`", "", judge_spec.Judge),
     ("`publish:`", "", publish_spec.Publish),
     ("`publish.hub:`", "", publish_spec.Hub),
     ("`publish.zenodo:`", "", publish_spec.Zenodo),

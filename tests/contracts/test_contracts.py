@@ -22,6 +22,7 @@ from cellmill.contracts import (
     embedding,
     flat_vocabulary,
     genes,
+    judged,
     ledger,
     manifest,
     plan,
@@ -48,6 +49,7 @@ VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
 )
 
+SCORES = [judged.Score("clisi", "type", None, 7, 0.25), judged.Score("kbet", None, "donor", 3, None, "too few")]
 PLAN = [
     plan.Member("0000", "a", "gs://b/a.h5ad", 3, 70, "crc32c:4waSgw==", None, {"tissue": "lung", "disease": None}),
     plan.Member("0001", "b", "data/b.h5ad", rows=(0, 9), about={"tissue": None, "disease": "none\tof these"}),
@@ -299,6 +301,13 @@ CASES = [
         lambda path: embedding.write(path, path.with_suffix(".json"), [np.eye(2, 3)], shape=(2, 3), facts={}),
         lambda path: embedding.read(path).tolist(),
         np.eye(2, 3).tolist(),
+    ),
+    Case(
+        versions.JUDGED,
+        "x.json",
+        lambda path: judged.write(path, SCORES, {"embedder": "pca"}),
+        judged.read,
+        (SCORES, {"embedder": "pca"}),
     ),
     Case(
         versions.PLAN,

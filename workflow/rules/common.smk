@@ -484,7 +484,28 @@ def figures(wildcards):
     names = ["cells.svg", "quality.svg", "genes.svg", "umap.png"]
     if dataset_of(wildcards).quality.doublets is not None:
         names.append("doublets.svg")
+    if judged_embedders(wildcards):
+        names.append("embedders.svg")
     return [f"results/{wildcards.dataset}/report/{name}" for name in names]
+
+
+def judge_rules(wildcards):
+    """How embeddings are judged, which the dataset must say."""
+    found = dataset_of(wildcards).judge_rules
+    if found is None:
+        raise WorkflowError(
+            f"Dataset '{wildcards.dataset}' has nothing to judge embeddings by: name columns.label or columns.batch "
+            f"in config/datasets/{wildcards.dataset}.yaml (config/README.md, judge:)."
+        )
+    return found
+
+
+def judged_embedders(wildcards):
+    """What every embedder of the dataset scores, where there is something to judge by."""
+    if dataset_of(wildcards).judge_rules is None:
+        return []
+    names = PROJECT.embedders_of(wildcards.dataset)
+    return [f"results/{wildcards.dataset}/report/judged/{name}.json" for name in names]
 
 
 def all_tokens(wildcards):
