@@ -56,6 +56,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Embedder `hvg`", "", embedders.Hvg),
     ("Embedder `pca`", "", embedders.Pca),
     ("Embedder `geneformer`", "", embedders.Geneformer),
+    ("Embedder `scgpt`", "", embedders.ScGpt),
     ("Embedder `transformer`", "", embedders.Transformer),
     ("Export `hf`, kind `tokens`", "", exports.HfTokens),
     ("Export `hf`, kind `expression`", "", exports.HfExpression),

@@ -17,6 +17,7 @@ from cellmill.judge.judge import judge_embedder
 from cellmill.judge.probe import METRICS, probe
 from cellmill.judge.spec import JudgeRules
 from cellmill.report.embedders import Measure, compare_embedders, compared
+from cellmill.report.page import _why_not_judged
 from cellmill.report.sample import Sample
 
 from .stages import Made
@@ -162,6 +163,15 @@ def test_labels_alone_or_batches_alone_can_be_judged(tmp_path: Path, made: Made)
     judge(made, vectors, tmp_path / "x.json", JudgeRules(labels=["cell_type"], batch=None, cells=150, tested_on=None))
     found, facts = judged.read(tmp_path / "x.json")
     assert {s.batch for s in found} == {None} and facts["probes"] == {} and "probe_accuracy" not in str(found)
+
+
+def test_the_page_says_why_nothing_is_judged() -> None:
+    """No embedder, `judge: null`, or no column to judge by."""
+    said = [
+        _why_not_judged({"embedders": embedders, "dataset": {"judge": judge}})
+        for embedders, judge in (({}, {}), ({"pca": {}}, None), ({"pca": {}}, {"labels": None}))
+    ]
+    assert "no embedding" in said[0] and "judge is null" in said[1] and "neither columns.label nor" in said[2]
 
 
 def write_scores(folder: Path, **of: dict[str, float | None]) -> list[Path]:

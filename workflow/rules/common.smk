@@ -412,7 +412,8 @@ def embedder_tokens(pattern):
 
 def embedder_files(wildcards):
     """The files of the embedder's model; those of the ledger are fetched first."""
-    return model_files(embedder_spec(wildcards).model, Ledger(LEDGER))
+    spec = embedder_spec(wildcards)
+    return model_files(spec.model, Ledger(LEDGER), kind=spec.kind)
 
 
 def embedder_spec(wildcards):

@@ -9,11 +9,12 @@ from pydantic import Field, TypeAdapter
 from cellmill.embedders.geneformer import Geneformer
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
+from cellmill.embedders.scgpt import ScGpt
 from cellmill.embedders.transformer import Transformer
 
 OfCounts = Hvg | Pca
 """What `embed_part` runs."""
-OfTokens = Geneformer | Transformer
+OfTokens = Geneformer | ScGpt | Transformer
 """What `embed_tokens` runs: a model over the tokens of a tokenizer."""
 Embedder = Annotated[OfCounts | OfTokens, Field(discriminator="kind")]
 
@@ -24,4 +25,4 @@ def parse_embedder(values: dict[str, Any]) -> Embedder:
     return parsed
 
 
-__all__ = ["Embedder", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "Transformer", "parse_embedder"]
+__all__ = ["Embedder", "Geneformer", "Hvg", "OfCounts", "OfTokens", "Pca", "ScGpt", "Transformer", "parse_embedder"]
