@@ -20,6 +20,7 @@ from cellmill.errors import CellmillError, nearest
 from cellmill.exports import Export, Exports
 from cellmill.genes.files import gene_file_problems
 from cellmill.genes.spec import GeneRules, Genes, VariableGenes
+from cellmill.judge.spec import Judge, JudgeRules
 from cellmill.pseudobulk.spec import Pseudobulk
 from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
@@ -91,6 +92,8 @@ list of words, or `{words: […], columns: […]}`. `null`: none."""
     """Tokenizers to run, by name in config.yaml; what an export needs is run in any case."""
     embedders: list[Name] = ["hvg", "pca"]
     """Embedders to run, by name in config.yaml; what an export needs is run in any case."""
+    judge: Judge | None = Judge()
+    """How embeddings are judged in the report. `null`, or neither labels nor batches: they are not."""
     publish: Publish = Publish()
     """Where it is published, once that is asked for."""
 
@@ -112,6 +115,20 @@ list of words, or `{words: […], columns: […]}`. `null`: none."""
         """`quality`, and before its filters those of the source: what decides which cells are kept."""
         own = self.source.cell_filters if isinstance(self.source, Census | Tahoe) else []
         return self.quality.model_copy(update={"filters": [*own, *self.quality.filters]}) if own else self.quality
+
+    @property
+    def judge_rules(self) -> JudgeRules | None:
+        """What `judge_embedder` depends on; None: there is nothing to judge by."""
+        if self.judge is None:
+            return None
+        labels = [c for c in [self.columns.label] if c is not None] if self.judge.labels is None else self.judge.labels
+        rules = JudgeRules(
+            labels=list(dict.fromkeys(labels)),
+            batch=self.judge.batch or self.columns.batch,
+            cells=self.judge.cells,
+            tested_on=self.judge.tested_on or ("test" if "test" in self.split.fractions else None),
+        )
+        return rules if rules.columns else None
 
     @property
     def subset_rules(self) -> SubsetRules:

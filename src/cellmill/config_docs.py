@@ -12,6 +12,7 @@ from cellmill import config as models
 from cellmill import embedders, exports, sources, tokenizers
 from cellmill.embedders import cell_vae
 from cellmill.genes import spec as gene_spec
+from cellmill.judge import spec as judge_spec
 from cellmill.pseudobulk import spec as pseudobulk_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
@@ -40,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`split:`", "", quality_spec.Split),
     ("`variable_genes:`", "", gene_spec.VariableGenes),
     ("`pseudobulk:`", "", pseudobulk_spec.Pseudobulk),
+    ("`judge:`", "", judge_spec.Judge),
     ("`publish:`", "", publish_spec.Publish),
     ("`publish.hub:`", "", publish_spec.Hub),
     ("`publish.zenodo:`", "", publish_spec.Zenodo),
@@ -66,6 +68,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Embedder `scvi_reference`", "", embedders.ScviReference),
     ("`train:` of `scvi` and `scvi_reference`", "", cell_vae.Training),
     ("Embedder `geneformer`", "", embedders.Geneformer),
+    ("Embedder `scgpt`", "", embedders.ScGpt),
     ("Embedder `transformer`", "", embedders.Transformer),
     ("Export `hf`, kind `tokens`", "", exports.HfTokens),
     ("Export `hf`, kind `expression`", "", exports.HfExpression),

@@ -44,6 +44,15 @@ def dataset_problems(config: Config, dataset: Dataset, defined: dict[str, set[st
         )
     problems += _unknown_sets(dataset)
     problems += column_problems(config, dataset)
+    if dataset.judge_rules is not None:
+        problems += [
+            f"judge: '{column}' does not stay with the cells. Name it in columns.keep."
+            for column in dataset.judge_rules.columns
+            if column not in dataset.kept_columns
+        ]
+        others, tested_on = set(dataset.split.fractions) - {"train"}, dataset.judge_rules.tested_on
+        if tested_on is not None and tested_on not in others:
+            problems.append(f"judge.tested_on: no split '{tested_on}' to test on. {nearest(tested_on, others)}")
     read = [(path, t) for path in dataset.exports if path in exports for t in exports[path].tokenizers]
     for path, name in read:
         writes = config.tokenizers[name].columns if name in config.tokenizers else {}

@@ -22,6 +22,7 @@ from cellmill.contracts import (
     embedding,
     flat_vocabulary,
     genes,
+    judged,
     ledger,
     manifest,
     obs,
@@ -51,6 +52,7 @@ VOCABULARY = vocabulary.Vocabulary(
     {"<pad>": 0, "a": 1, "ü": 2}, np.array([1, -1], np.int32), np.array([0.5, np.nan]), (0,), (2, 1)
 )
 
+SCORES = [judged.Score("clisi", "type", None, 7, 0.25), judged.Score("kbet", None, "donor", 3, None, "too few")]
 OBS, FOUND = pa.table({"age": pa.array([1, None, 3], pa.int64())}), pd.DataFrame(index=list("abc"))
 
 PLAN = [
@@ -333,6 +335,13 @@ CASES = [
         lambda path: embedding.write(path, path.with_suffix(".json"), [np.eye(2, 3)], shape=(2, 3), facts={}),
         lambda path: embedding.read(path).tolist(),
         np.eye(2, 3).tolist(),
+    ),
+    Case(
+        versions.JUDGED,
+        "x.json",
+        lambda path: judged.write(path, SCORES, {"embedder": "pca"}),
+        judged.read,
+        (SCORES, {"embedder": "pca"}),
     ),
     Case(
         versions.PLAN,

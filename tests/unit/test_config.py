@@ -793,7 +793,8 @@ def test_every_dataset_that_ships_is_valid_by_itself(name: str, repo: Path, monk
 def with_model(**embedder: Any) -> dict[str, Any]:
     """A configuration that has an embedder over tokens."""
     tokenizers = {"v1": {"kind": "geneformer_v1"}, "v2": {"kind": "geneformer_v2"}, "log": {"kind": "log"}}
-    tokenizers |= {"scgpt": {"kind": "scgpt"}}
+    tokenizers |= {"scgpt": {"kind": "scgpt"}, "no_cls": {"kind": "scgpt", "cls": False}}
+    tokenizers |= {"tahoe": {"kind": "tahoe_x1"}}
     config = change(CONFIG, "tokenizers", CONFIG["tokenizers"] | tokenizers)
     return change(config, "embedders.model", {"tokenizer": "v1", "model": "m"} | embedder)
 
@@ -804,11 +805,18 @@ def with_model(**embedder: Any) -> dict[str, Any]:
         ({"kind": "geneformer"}, r"embedders\.model\.model: no config\.json in 'm'\. Name a folder with a model"),
         (
             {"kind": "geneformer", "tokenizer": "v3"},
-            r"tokenizer: no tokenizer 'v3' is defined\. There: log, rank, scgpt, v1, v2",
+            r"tokenizer: no tokenizer 'v3' is defined\. There: log, no_cls, rank, scgpt, tahoe, v1, v2",
         ),
         ({"kind": "geneformer", "tokenizer": "log"}, r"'log' is of the kind log\. Name one of the kind rank, gene"),
         ({"kind": "geneformer", "pooling": "cls"}, r"pooling: cells of 'v1' do not begin with <cls>"),
         ({"kind": "transformer", "tokenizer": "scgpt"}, r"'scgpt' writes genes and expressions, no input_ids"),
+        ({"kind": "scgpt", "tokenizer": "scgpt"}, r"model: no args\.json, vocab\.json, best_model\.pt in 'm'"),
+        ({"kind": "scgpt", "tokenizer": "rank"}, r"'rank' writes input_ids, no genes and expressions"),
+        ({"kind": "scgpt", "tokenizer": "no_cls"}, r"cells of 'no_cls' do not begin with <cls>\. Set its cls: true"),
+        (
+            {"kind": "scgpt", "tokenizer": "tahoe"},
+            r"scGPT reads tokens of the kind scgpt; 'tahoe' is of the kind tahoe",
+        ),
         ({"kind": "geneformer", "layers": [1]}, "less than or equal to 0"),
         ({"kind": "geneformer", "layers": []}, "at least 1 item"),
     ],
@@ -817,6 +825,36 @@ def test_a_model_that_cannot_be_run_is_told(root: Path, embedder: dict[str, Any]
     """Before the first job."""
     with pytest.raises(ConfigError, match=said):
         load(root, {**HEART, "embedders": ["model"]}, with_model(**embedder))
+
+
+def test_embedders_are_judged_by_label_and_batch(root: Path) -> None:
+    """Those of `columns`, or those that `judge` names; without any, and with `judge: null`, they are not."""
+    assert load(root).datasets["heart"].judge_rules is None
+    heart = change(HEART, "columns", {"label": "cell_type", "batch": "donor_id"})
+    rules = load(root, heart).datasets["heart"].judge_rules
+    assert rules is not None and (rules.labels, rules.batch, rules.tested_on) == (["cell_type"], "donor_id", "test")
+    rules = load(root, change(heart, "judge", {"labels": ["donor_id", "cell_type"]})).datasets["heart"].judge_rules
+    assert rules is not None and rules.labels == rules.columns == ["donor_id", "cell_type"]
+    assert load(root, change(heart, "judge", None)).datasets["heart"].judge_rules is None
+    others = change(heart, "split", {"fractions": {"train": 0.5, "val": 0.5}})
+    rules = load(root, others).datasets["heart"].judge_rules
+    assert rules is not None and rules.tested_on is None
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({"labels": ["donor_id"]}, "judge: 'donor_id' does not stay with the cells. Name it in columns.keep."),
+        ({"batch": "donor_id"}, "judge: 'donor_id' does not stay with the cells. Name it in columns.keep."),
+        ({"tested_on": "tset"}, "judge.tested_on: no split 'tset' to test on. There: test, val. Did you mean 'test'?"),
+        ({"tested_on": "train"}, "judge.tested_on: no split 'train' to test on. There: test, val."),
+        ({"cells": 10}, "judge.cells: Input should be greater than or equal to 100. Found: 10."),
+    ],
+)
+def test_what_embedders_cannot_be_judged_by_is_told(root: Path, judge: dict[str, Any], said: str) -> None:
+    """Before the first job."""
+    (problem,) = problems(root, change(change(HEART, "columns", {"label": "cell_type"}), "judge", judge))
+    assert_said(problem, f"config/datasets/heart.yaml, {said}")
 
 
 def test_the_tokens_of_a_model_are_made(root: Path) -> None:

@@ -26,7 +26,7 @@ from cellmill.exports.export import About, export
 from cellmill.exports.rows import PartFiles
 from cellmill.files import read_json, write_json
 from cellmill.quality.ledger import account
-from cellmill.report import figures
+from cellmill.report import figures, sample, umap
 from cellmill.report.figures import DrawnFrom, Figures, draw_report
 from cellmill.report.loading import how_to_load
 from cellmill.report.page import CAPTIONS, WrittenFrom, share, write_report
@@ -78,9 +78,12 @@ def drawn_from(made: Made, vectors: list[Path]) -> DrawnFrom:
     )
 
 
-def draw(made: Made, vectors: list[Path], out: Path, *, label: str | None = "cell_type") -> dict[str, bytes]:
+def draw(
+    made: Made, vectors: list[Path], out: Path, *, label: str | None = "cell_type", batch: str | None = "donor"
+) -> dict[str, bytes]:
     """All four figures, by file name."""
-    draw_report(drawn_from(made, vectors), label=label, splits=SPLITS, out=Figures(*(out / n for n in NAMES)))
+    figures = Figures(*(out / n for n in NAMES))
+    draw_report(drawn_from(made, vectors), label=label, batch=batch, splits=SPLITS, out=figures)
     return {name: (out / name).read_bytes() for name in NAMES}
 
 
@@ -178,11 +181,15 @@ def test_a_dataset_without_embedding_gets_a_picture_that_says_so(made: Made, tmp
     assert without["umap.png"].startswith(b"\x89PNG") and len(without["umap.png"]) < 40_000
 
 
-def test_a_dataset_without_label_is_coloured_by_split_alone(made: Made, drawn: dict[str, bytes], tmp_path: Path):
-    """One panel instead of two: the picture is half as wide."""
-    without = draw(made, embedded(made), tmp_path, label=None)
-    width, both = (struct.unpack(">I", png["umap.png"][16:20])[0] for png in (without, drawn))
-    assert width == both / 2
+def test_the_umap_has_a_panel_for_label_batch_and_split(made: Made, drawn: dict[str, bytes], tmp_path: Path):
+    """Two in a row; a column that the dataset does not name has none."""
+    vectors, sizes = embedded(made), []
+    for label, batch in ((None, None), ("cell_type", None), (None, "donor")):
+        png = draw(made, vectors, tmp_path, label=label, batch=batch)["umap.png"]
+        sizes.append(struct.unpack(">II", png[16:24]))
+    width, height = sizes[0]
+    assert sizes[1:] == [(2 * width, height)] * 2
+    assert struct.unpack(">II", drawn["umap.png"][16:24]) == (2 * width, 2 * height)
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 4, 16])
@@ -194,28 +201,31 @@ def test_few_cells_can_be_drawn(tmp_path: Path, cells: int):
 
 def test_cells_with_equal_vectors_and_one_dimension_can_be_drawn(tmp_path: Path):
     """No spread, and fewer dimensions than the picture: the layout is finite all the same."""
-    layout = figures._layout(np.zeros((20, 1), np.float32))
+    layout = umap.layout_of(np.zeros((20, 1), np.float32))
     assert layout.shape == (20, 2) and np.isfinite(layout).all()
 
 
-def test_the_umap_takes_the_first_cells_in_hash_order(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A smaller sample is the beginning of a larger one, in parts and in one."""
+def test_a_sample_is_the_first_cells_in_hash_order(made: Made, tmp_path: Path):
+    """A smaller sample is the beginning of a larger one, in parts and in one; of all cells and of a split."""
     apart = dataset(tmp_path, parts=True)
-    whole, names = figures._sample(drawn_from(made, embedded(made)), "cell_type")
-    monkeypatch.setattr(figures, "UMAP_CELLS", 50)
+    columns, splits = ["cell_type", "donor"], [None, "train"]
+    every = sample.draw(made.files("h5ad"), embedded(made), columns=columns, cells=10**6, splits=splits)
     for some in (made, apart):
-        sample, frequent = figures._sample(drawn_from(some, embedded(some)), "cell_type")
-        np.testing.assert_array_equal(sample.vectors, whole.vectors[:50])
-        np.testing.assert_array_equal(sample.labels, whole.labels[:50])
-        assert frequent == names
+        found = sample.draw(some.files("h5ad"), embedded(some), columns=columns, cells=50, splits=splits)
+        assert found.names == every.names and found.kept == every.kept == len(every.samples[None].vectors)
+        for split in splits:
+            few, all_ = found.samples[split], every.samples[split]
+            np.testing.assert_array_equal(few.vectors, all_.vectors[:50])
+            for column in columns:
+                np.testing.assert_array_equal(few.columns[column], all_.columns[column][:50])
+    assert len(every.samples["train"].vectors) < every.kept
 
 
 def test_labels_beyond_twenty_are_other_and_missing_ones_no_label():
     """Twenty colours of their own, grey for the rest."""
     labels = np.array([*(f"t{i:02d}" for i in range(25)), None], object)
-    sample = figures._Sample(np.zeros((26, 2)), np.full(26, "train"), labels)
-    _, groups = figures._by_label(sample, [f"t{i:02d}" for i in range(25)], "x")
-    assert [g.name for g in groups[:2]] == ["other (5 labels)", "no label"] and len(groups) == 22
+    groups = umap.groups_of(labels, [f"t{i:02d}" for i in range(25)])
+    assert [g.name for g in groups[:2]] == ["other (5)", "none"] and len(groups) == 22
     assert sorted(np.concatenate([g.rows for g in groups])) == list(range(26))
 
 
@@ -224,7 +234,7 @@ def test_files_of_other_cells_are_refused(made: Made, tmp_path: Path):
     other = dataset(tmp_path, 100)
     mixed = dataclasses.replace(drawn_from(made, []), cells=other.files("cells.parquet"))
     with pytest.raises(CellmillError, match="100 cells, but"):
-        draw_report(mixed, label=None, splits=SPLITS, out=Figures(*(tmp_path / n for n in NAMES)))
+        draw_report(mixed, label=None, batch=None, splits=SPLITS, out=Figures(*(tmp_path / n for n in NAMES)))
     assert not (tmp_path / "quality.svg").exists()
 
 

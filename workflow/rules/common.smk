@@ -496,7 +496,8 @@ def embedder_tokens(pattern):
 
 def embedder_files(wildcards):
     """The files of the embedder's model; those of the ledger are fetched first."""
-    return model_files(embedder_spec(wildcards).model, Ledger(LEDGER))
+    spec = embedder_spec(wildcards)
+    return model_files(spec.model, Ledger(LEDGER), kind=spec.kind)
 
 
 def embedder_reference(wildcards):
@@ -586,7 +587,28 @@ def figures(wildcards):
     names = ["cells.svg", "quality.svg", "genes.svg", "umap.png"]
     if dataset_of(wildcards).quality.doublets is not None:
         names.append("doublets.svg")
+    if judged_embedders(wildcards):
+        names.append("embedders.svg")
     return [f"results/{wildcards.dataset}/report/{name}" for name in names]
+
+
+def judge_rules(wildcards):
+    """How embeddings are judged, which the dataset must say."""
+    found = dataset_of(wildcards).judge_rules
+    if found is None:
+        raise WorkflowError(
+            f"Dataset '{wildcards.dataset}' has nothing to judge embeddings by: name columns.label or columns.batch "
+            f"in config/datasets/{wildcards.dataset}.yaml (config/README.md, judge:)."
+        )
+    return found
+
+
+def judged_embedders(wildcards):
+    """What every embedder of the dataset scores, where there is something to judge by."""
+    if dataset_of(wildcards).judge_rules is None:
+        return []
+    names = PROJECT.embedders_of(wildcards.dataset)
+    return [f"results/{wildcards.dataset}/report/judged/{name}.json" for name in names]
 
 
 def all_tokens(wildcards):

@@ -1,9 +1,11 @@
-# in:  quality, thresholds, cells, genes, tokens and one embedding of all parts; the manifests of the exports
+# in:  quality, thresholds, cells, genes, tokens and embeddings of all parts; the manifests of the exports
 # out: results/{dataset}/report/quality.svg    metrics of every raw cell, with the thresholds     contract: report
 #      results/{dataset}/report/cells.svg      where the cells went
 #      results/{dataset}/report/genes.svg      which genes vary
-#      results/{dataset}/report/umap.png       the cells, by label and split
+#      results/{dataset}/report/umap.png       the cells, by label, batch and split
 #      results/{dataset}/report/doublets.svg   scores of doublets, where the dataset looks for them
+#      results/{dataset}/report/judged/{embedder}.json  what the embedder scores              contract: judged
+#      results/{dataset}/report/embedders.tsv  all embedders side by side, and .svg          contract: report
 #      results/{dataset}/report/index.html     one page with everything, for eyes
 
 
@@ -53,6 +55,7 @@ rule draw_report:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         label=lambda wildcards: dataset_of(wildcards).columns.label,
+        batch=lambda wildcards: dataset_of(wildcards).columns.batch,
         splits=lambda wildcards: list(dataset_of(wildcards).split.fractions),
         contract=str(versions.REPORT),
     script:
@@ -85,9 +88,60 @@ rule draw_doublets:
         "../scripts/draw_doublets.py"
 
 
+rule judge_embedder:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        embedding=per_part("results/{dataset}/embedded/{embedder}/{part}.npy"),
+    output:
+        judged="results/{dataset}/report/judged/{embedder}.json",
+    log:
+        "logs/judge_embedder/{dataset}.{embedder}.log",
+    benchmark:
+        "benchmarks/judge_embedder/{dataset}.{embedder}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        rules=lambda wildcards: plain(judge_rules(wildcards)),
+        contract=str(versions.JUDGED),
+    script:
+        "../scripts/judge_embedder.py"
+
+
+rule compare_embedders:
+    input:
+        judged=judged_embedders,
+    output:
+        table="results/{dataset}/report/embedders.tsv",
+        figure=report(
+            "results/{dataset}/report/embedders.svg",
+            caption="../report/embedders.rst",
+            category="{dataset}",
+            labels={"figure": "Embedders"},
+        ),
+    log:
+        "logs/compare_embedders/{dataset}.log",
+    benchmark:
+        "benchmarks/compare_embedders/{dataset}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        contract=str(versions.REPORT),
+    script:
+        "../scripts/compare_embedders.py"
+
+
 rule write_report:
     input:
         figures=figures,
+        judged=judged_embedders,
         manifests=export_manifests,
         doublets=doublet_scores,
         tokens=all_tokens,

@@ -7,6 +7,7 @@ with script.job(snakemake) as job:
     draw_report(
         DrawnFrom(**dict(job.input.items())),
         label=job.params.label,
+        batch=job.params.batch,
         splits=job.params.splits,
         out=Figures(**dict(job.output.items())),
     )

@@ -10,6 +10,7 @@ from cellmill.embedders.geneformer import Geneformer
 from cellmill.embedders.genes import GeneList
 from cellmill.embedders.hvg import Hvg
 from cellmill.embedders.pca import Pca
+from cellmill.embedders.scgpt import ScGpt
 from cellmill.embedders.scvi import Scvi
 from cellmill.embedders.scvi_reference import ScviReference
 from cellmill.embedders.transformer import Transformer
@@ -18,7 +19,7 @@ OfCounts = Hvg | GeneList | Pca
 """What `embed_part` runs."""
 OfCells = Scvi | ScviReference
 """What `embed_scvi` runs, after `fit_scvi` where a model is trained: models of scvi-tools."""
-OfTokens = Geneformer | Transformer
+OfTokens = Geneformer | ScGpt | Transformer
 """What `embed_tokens` runs: a model over the tokens of a tokenizer."""
 Embedder = Annotated[OfCounts | OfCells | OfTokens, Field(discriminator="kind")]
 
@@ -38,6 +39,7 @@ __all__ = [
     "OfCounts",
     "OfTokens",
     "Pca",
+    "ScGpt",
     "Scvi",
     "ScviReference",
     "Transformer",

@@ -85,6 +85,15 @@ def halving(run: Callable[[Batch], T], batch: Batch, *, full: type[BaseException
         yield from halving(run, half, full=full)
 
 
+def fill_values(batch: Batch, values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """float32 (rows, width): what stands beside the ids that `fill` lays out; 0 beside padding."""
+    out = np.zeros((batch.rows, batch.width), np.float32)
+    for row, cell in enumerate(batch.cells):
+        mine = values[offsets[cell] : offsets[cell + 1]]
+        out[row, : len(mine)] = mine
+    return out
+
+
 def fill(
     batch: Batch, values: np.ndarray, offsets: np.ndarray, *, pool: Pool, around: tuple[int, int], pad: int
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

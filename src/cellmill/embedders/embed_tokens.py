@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,11 @@ from cellmill.ahead import InOrder, ahead, workers
 from cellmill.contracts import embedding as contract
 from cellmill.contracts import vocabulary as vocabulary_files
 from cellmill.contracts.tokens import BIN_TOKENS, TokensPart
-from cellmill.embedders import Geneformer, OfTokens
-from cellmill.embedders.batches import Batch, Plan, fill, halving
+from cellmill.embedders import Geneformer, OfTokens, ScGpt
+from cellmill.embedders.batches import Batch, Plan, fill, fill_values, halving
 from cellmill.embedders.encoder import Encoder
-from cellmill.embedders.model_files import CONFIG, revision_of, weights_of
+from cellmill.embedders.model_files import files_of, revision_of
+from cellmill.embedders.scgpt_encoder import ScGptEncoder
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
 from cellmill.progress import progress
@@ -29,7 +30,6 @@ from cellmill.sources.ledger import LEDGER, Ledger
 log = logging.getLogger("cellmill")
 WINDOW_CELLS = 8_192
 """Cells that are read, put in order of length and embedded together: 64 MB of ids at 4,096 tokens per cell."""
-COLUMN = "input_ids"
 
 
 def embed_tokens(
@@ -55,7 +55,7 @@ def embed_tokens(
         around = (len(laid.prefix), len(laid.suffix))
         _check_tokens(part, spec, around)
         precision = spec.precision or ("bfloat16" if spec.device == "cuda" else "float32")
-        encoder = Encoder(spec.model, layers=spec.layers, device=spec.device, precision=precision)
+        encoder = _encoder(spec, precision)
         _check_model(encoder, spec, laid.tokens, part)
         run = _Run(part, encoder, spec, around, laid.tokens.get("<pad>", 0), threads)
         contract.write(
@@ -70,7 +70,7 @@ def embed_tokens(
                     {"layer": layer, "columns": [i * encoder.hidden, (i + 1) * encoder.hidden]}
                     for i, layer in enumerate(spec.layers)
                 ],
-                "model": _about_model(encoder, spec.model),
+                "model": _about_model(encoder, spec),
                 "device": encoder.described(),
                 "precision": precision,
                 "written_by": {p: version(p) for p in ("numpy", "torch", "transformers")},
@@ -78,23 +78,30 @@ def embed_tokens(
         )
 
 
-def _about_model(encoder: Encoder, model: str) -> dict[str, Any]:
-    files = [Path(model) / CONFIG, *weights_of(Path(model))]
+def _encoder(spec: OfTokens, precision: Literal["float32", "bfloat16"]) -> Encoder | ScGptEncoder:
+    if isinstance(spec, ScGpt):
+        return ScGptEncoder(spec.model, device=spec.device, precision=precision)
+    return Encoder(spec.model, layers=spec.layers, device=spec.device, precision=precision)
+
+
+def _about_model(encoder: Encoder | ScGptEncoder, spec: OfTokens) -> dict[str, Any]:
+    files = files_of(Path(spec.model), spec.kind)
     return {
         "kind": encoder.kind,
         "layers": encoder.n_layers,
-        "revision": revision_of(model, Ledger(LEDGER)),
+        "revision": revision_of(spec.model, Ledger(LEDGER)),
         "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files},
     }
 
 
 def _check_tokens(part: TokensPart, spec: OfTokens, around: tuple[int, int]) -> None:
     """What the token file says of itself."""
-    if COLUMN not in part.fields:
+    absent = [column for column in spec.columns if column not in part.fields]
+    if absent:
         raise CellmillError(
             part.path,
-            f"has the columns {', '.join(part.fields)}, and no {COLUMN}.",
-            f"'{spec.kind}' reads token ids: name another tokenizer.",
+            f"has the columns {', '.join(part.fields)}, and no {' and '.join(absent)}.",
+            f"'{spec.kind}' reads {' and '.join(spec.columns)}: name another tokenizer.",
         )
     out = sum(part.facts["cells_left_out"].values())
     if out:
@@ -107,10 +114,22 @@ def _check_tokens(part: TokensPart, spec: OfTokens, around: tuple[int, int]) -> 
         raise CellmillError(
             part.path, "its cells do not begin with <cls>.", "Take pooling: cell, or tokens of geneformer_v2."
         )
+    if isinstance(spec, ScGpt) and not around[0]:
+        raise CellmillError(part.path, "its cells do not begin with <cls>.", f"Set cls: true of '{spec.tokenizer}'.")
 
 
-def _check_model(encoder: Encoder, spec: OfTokens, tokens: dict[str, int], part: TokensPart) -> None:
+def _check_model(encoder: Encoder | ScGptEncoder, spec: OfTokens, tokens: dict[str, int], part: TokensPart) -> None:
     """Whether the model can have been trained on these tokens."""
+    if isinstance(encoder, ScGptEncoder):
+        other = sorted(tokens.items() ^ encoder.tokens.items())
+        if other:
+            name = other[0][0]
+            raise CellmillError(
+                spec.model,
+                f"its vocab.json has the id {encoder.tokens.get(name)} for '{name}', '{spec.tokenizer}' has "
+                f"{tokens.get(name)}; {len({n for n, _ in other}):,} tokens differ.",
+                f"Give '{spec.tokenizer}' the vocabulary of the model: vocabulary: {spec.model}/vocab.json.",
+            )
     size = max(tokens.values(), default=-1) + 1
     if size > encoder.vocabulary or (isinstance(spec, Geneformer) and size != encoder.vocabulary):
         raise CellmillError(
@@ -122,7 +141,7 @@ def _check_model(encoder: Encoder, spec: OfTokens, tokens: dict[str, int], part:
     _check_length((len(bins) - 1) * BIN_TOKENS, encoder, spec, part)
 
 
-def _check_length(found: int, encoder: Encoder, spec: OfTokens, part: TokensPart) -> None:
+def _check_length(found: int, encoder: Encoder | ScGptEncoder, spec: OfTokens, part: TokensPart) -> None:
     if encoder.longest is not None and found > encoder.longest:
         raise CellmillError(
             part.path,
@@ -137,7 +156,7 @@ class _Run:
     def __init__(
         self,
         part: TokensPart,
-        encoder: Encoder,
+        encoder: Encoder | ScGptEncoder,
         spec: OfTokens,
         around: tuple[int, int],
         pad: int,
@@ -151,7 +170,7 @@ class _Run:
         """Vectors float32 (n, dimensions) of the cells in their order; reading goes on meanwhile."""
         began, tokens, padded = time.perf_counter(), 0, 0
         with workers(self._threads) as pool, progress(self._part.n_cells, "cells", "embedding") as counter:
-            for values, offsets in ahead(self._read(), depth=1):
+            for columns, offsets in ahead(self._read(), depth=1):
                 vectors = np.empty((len(offsets) - 1, self._encoder.dimensions), np.float32)
 
                 def take(done: list[tuple[Batch, Any]], vectors: np.ndarray = vectors) -> None:
@@ -161,10 +180,10 @@ class _Run:
 
                 calls = InOrder(pool, take=take, calls_per_worker=8)
                 for batch in self._plan.batches(np.diff(offsets)):
-                    calls.put(self._embed, batch, values, offsets)
+                    calls.put(self._embed, batch, columns, offsets)
                     padded += batch.rows * batch.width
                 calls.finish()
-                tokens += len(values)
+                tokens += len(columns[0])
                 yield vectors
         seconds = max(time.perf_counter() - began, 1e-9)
         log.info(
@@ -174,21 +193,38 @@ class _Run:
             100 * (1 - tokens / max(padded, 1)),
         )
 
-    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Ids of a window end to end, and the offsets int64 (n + 1,) of its cells."""
+    def _read(self) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+        """Each column of a window end to end, ids first, and the offsets int64 (n + 1,) of its cells."""
         for start in range(0, self._part.n_cells, WINDOW_CELLS):
             stop = min(start + WINDOW_CELLS, self._part.n_cells)
-            column = self._part.rows(start, stop, [COLUMN])[COLUMN].combine_chunks()
-            chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-            offsets = chunk.offsets.to_numpy().astype(np.int64)
-            values = chunk.values.to_numpy()[offsets[0] : offsets[-1]]
-            offsets = offsets - offsets[0]
+            table = self._part.rows(start, stop, self._spec.columns)
+            columns = []
+            for name in self._spec.columns:
+                column = table[name].combine_chunks()
+                chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+                offsets = chunk.offsets.to_numpy().astype(np.int64)
+                columns.append(chunk.values.to_numpy()[offsets[0] : offsets[-1]])
+                offsets = offsets - offsets[0]
             self._check(start, np.diff(offsets))
-            yield values, offsets
+            self._check_first(columns, offsets)
+            yield columns, offsets
+
+    def _check_first(self, columns: list[np.ndarray], offsets: np.ndarray) -> None:
+        """The value of ``<cls>`` is the one that the model was trained with."""
+        encoder = self._encoder
+        if isinstance(encoder, ScGptEncoder):
+            found = columns[1][offsets[:-1]]
+            if len(found) and (found != encoder.pad_value).any():
+                raise CellmillError(
+                    self._part.path,
+                    f"<cls> has the value {found[0]:g}, the model's is {encoder.pad_value:g}.",
+                    f"Set cls_value: {encoder.pad_value:g} of '{self._spec.tokenizer}'.",
+                )
 
     def _check(self, start: int, lengths: np.ndarray) -> None:
         """Every cell has something to pool, and fits the model."""
-        least = sum(self._around) + 1 if self._spec.pool == "mean" else 1
+        genes = self._spec.pool == "mean" or isinstance(self._spec, ScGpt)
+        least = sum(self._around) + 1 if genes else 1
         empty = np.flatnonzero(lengths < least)
         if len(empty):
             row = start + int(empty[0])
@@ -201,14 +237,18 @@ class _Run:
             )
         _check_length(int(lengths.max()), self._encoder, self._spec, self._part)
 
-    def _embed(self, batch: Batch, values: np.ndarray, offsets: np.ndarray) -> list[tuple[Batch, Any]]:
+    def _embed(self, batch: Batch, columns: list[np.ndarray], offsets: np.ndarray) -> list[tuple[Batch, Any]]:
         import torch
 
         torch.set_num_threads(1)  # of this thread; a product in several may add up in another order
 
         def run(some: Batch) -> Any:
-            filled = fill(some, values, offsets, pool=self._spec.pool, around=self._around, pad=self._pad)
-            return self._encoder.pooled(*filled)
+            ids, mask, weights = fill(
+                some, columns[0], offsets, pool=self._spec.pool, around=self._around, pad=self._pad
+            )
+            if isinstance(self._encoder, ScGptEncoder):
+                return self._encoder.pooled(ids, mask, fill_values(some, columns[1], offsets))
+            return self._encoder.pooled(ids, mask, weights)
 
         done = list(halving(run, batch, full=torch.OutOfMemoryError))
         if len(done) > 1:

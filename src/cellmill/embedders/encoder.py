@@ -18,7 +18,41 @@ UNUSED = ("pooler.",)
 """Weights that a model may lack: nothing here reads what they give."""
 
 
-class Encoder:
+class OnDevice:
+    """What runs on a CPU or a GPU.
+
+    Raises:
+        CellmillError: no such device.
+    """
+
+    def __init__(self, folder: str | Path, device: Literal["cpu", "cuda"]) -> None:
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise CellmillError(
+                folder,
+                "asked for device 'cuda', and PyTorch finds no GPU here.",
+                "Run it on a GPU node (profiles/slurm/config.yaml), or with device: cpu.",
+            )
+        self.device = torch.device(device)
+
+    def there(self, array: np.ndarray) -> torch.Tensor:
+        """The array as a tensor on the device."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def described(self) -> str:
+        """The device in words: vectors are the same to the last bit on the same device only."""
+        import torch
+
+        if self.device.type == "cuda":
+            return f"cuda ({torch.cuda.get_device_name(self.device)})"
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+
+
+class Encoder(OnDevice):
     """Token ids to pooled vectors.
 
     Args:
@@ -40,13 +74,7 @@ class Encoder:
     ) -> None:
         import torch
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise CellmillError(
-                folder,
-                "asked for device 'cuda', and PyTorch finds no GPU here.",
-                "Run it on a GPU node (profiles/slurm/config.yaml), or with device: cpu.",
-            )
-        self.device = torch.device(device)
+        super().__init__(folder, device)
         self._model = _load(Path(folder), getattr(torch, precision)).to(self.device)
         config = self._model.config
         self.n_layers, self.hidden = int(config.num_hidden_layers), int(config.hidden_size)
@@ -106,29 +134,15 @@ class Encoder:
         with torch.inference_mode():
             states: dict[int, torch.Tensor] = {}
             self._seen.states = states
-            given = {"input_ids": self._there(ids)}
+            given = {"input_ids": self.there(ids)}
             if mask is not None:
-                given["attention_mask"] = self._there(mask.astype("int64"))
+                given["attention_mask"] = self.there(mask.astype("int64"))
             last = self._model(**given, return_dict=True).last_hidden_state
             states.setdefault(self.n_layers, last)
-            by = self._there(weights)[:, None, :]
+            by = self.there(weights)[:, None, :]
             vectors = [torch.bmm(by, states[depth].float())[:, 0] for depth in self.depths]
             self._seen.states = {}
             return torch.cat(vectors, dim=1)
-
-    def _there(self, array: np.ndarray) -> torch.Tensor:
-        import torch
-
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def described(self) -> str:
-        """The device in words: vectors are the same to the last bit on the same device only."""
-        import torch
-
-        if self.device.type == "cuda":
-            return f"cuda ({torch.cuda.get_device_name(self.device)})"
-        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:

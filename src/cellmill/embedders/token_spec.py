@@ -37,6 +37,11 @@ class TokenEmbedder(Spec):
         return int(self.device == "cuda")
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of tokens that the model reads: ids, and where it has them, a value for each."""
+        return ("input_ids",)
+
+    @property
     def pool(self) -> Pool:
         """How the vectors of a cell's tokens become one."""
         raise NotImplementedError

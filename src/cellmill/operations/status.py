@@ -60,7 +60,7 @@ RULES = {
         "publish_export",
         "publish_parts",
     ),
-    "report": ("write_config", "draw_report", "draw_doublets", "write_report"),
+    "report": ("write_config", "draw_report", "draw_doublets", "judge_embedder", "compare_embedders", "write_report"),
 }
 """The rules of each stage, in the order of the workflow."""
 SHARED = ("retrieve_resource", "make_vocabulary")

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which stay apart for colour-blind eyes.
 INK, GREY, PALE = "#222222", "#767676", "#c8c8c8"
 KEPT_COLOR, DROPPED_COLOR = "#0072b2", "#d55e00"
+SPLIT_COLORS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#332288", "#882255", "#999933")
+# Twenty colours cannot all stay apart for everyone: the UMAP numbers its labels, too.
+LABEL_COLORS = (
+    *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#332288", "#882255", "#117733"),
+    *("#999933", "#44aa99", "#cc6677", "#aa4499", "#661100", "#88ccee", "#ddcc77", "#6699cc", "#4b0092", "#1a1a1a"),
+)
 RC: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cellmill.contracts import embedding as embedding_files
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import parquet
 from cellmill.contracts import quality as quality_files
-from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.versions import CELLS, QUALITY
 from cellmill.errors import CellmillError
-from cellmill.keys import hash_strings
 from cellmill.quality.ledger import account
 from cellmill.quality.names import METRICS, bounded_metric, in_order, metric_title
 from cellmill.quality.thresholds import KEPT
-from cellmill.report.drawing import DROPPED_COLOR, GREY, INK, KEPT_COLOR, PALE, new_figure, save, shown, style
+from cellmill.report.drawing import (
+    DROPPED_COLOR,
+    GREY,
+    INK,
+    KEPT_COLOR,
+    PALE,
+    SPLIT_COLORS,
+    new_figure,
+    save,
+    shown,
+    style,
+)
+from cellmill.report.umap import draw_umap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,20 +38,8 @@ if TYPE_CHECKING:
 
 File = str | PathLike[str]
 
-UMAP_CELLS = 20_000
-"""At most so many cells in the UMAP."""
-UMAP_NEIGHBORS = 15
-UMAP_EPOCHS = 200
-LABELS_SHOWN = 20
 GENES_NAMED = 10
 BINS = 60
-
-SPLIT_COLORS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#332288", "#882255", "#999933")
-# Twenty colours cannot all stay apart for everyone: the UMAP numbers its labels, too.
-LABEL_COLORS = (
-    *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#332288", "#882255", "#117733"),
-    *("#999933", "#44aa99", "#cc6677", "#aa4499", "#661100", "#88ccee", "#ddcc77", "#6699cc", "#4b0092", "#1a1a1a"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,17 +66,17 @@ class Figures:
     umap: File
 
 
-def draw_report(made: DrawnFrom, *, label: str | None, splits: Sequence[str], out: Figures) -> None:
+def draw_report(made: DrawnFrom, *, label: str | None, batch: str | None, splits: Sequence[str], out: Figures) -> None:
     """Draw the four figures of a dataset.
 
     Args:
-        label: obs column that colours the UMAP; None: the splits alone do.
+        label, batch: obs columns that colour the UMAP beside the splits; None: there is none.
         splits: names of the splits, in the order of the config.
 
     Raises:
         CellmillError: files of a part that do not belong together.
 
-    Memory: a few columns of one part, and at most ``UMAP_CELLS`` vectors.
+    Memory: the obs table of one part, and the vectors of the UMAP.
     Time: about 15 s, of which most is umap-learn's compilation.
     """
     ledger = account(made.ledger)
@@ -90,7 +84,8 @@ def draw_report(made: DrawnFrom, *, label: str | None, splits: Sequence[str], ou
         save(_quality(made, ledger["dropped"]), out.quality, "svg")
         save(_cells(ledger, splits), out.cells, "svg")
         save(_genes(*gene_files.read_genes(made.genes)), out.genes, "svg")
-        save(_umap(made, label, splits, ledger["kept"]), out.umap, "png")
+        umap = draw_umap(made.processed, made.embedding, label=label, batch=batch, splits=splits)
+        save(umap, out.umap, "png")
 
 
 # --- quality
@@ -392,188 +387,3 @@ def _name_points(figure: Figure, ax: Axes, points: list[tuple[float, float, str]
             fontsize=9,
             arrowprops=line,
         )
-
-
-# --- UMAP
-
-
-class _Sample(NamedTuple):
-    """The cells of the UMAP, in the order of their hash."""
-
-    vectors: np.ndarray
-    splits: np.ndarray
-    labels: np.ndarray | None
-    """Strings, None where a cell has no label; None: there are no labels."""
-
-
-def _umap(made: DrawnFrom, label: str | None, splits: Sequence[str], kept: int) -> Figure:
-    if not made.embedding:
-        return _words("There is no UMAP: this dataset has no embedding.\nList one under 'embedders:' in its file.")
-    sample, names = _sample(made, label)
-    n = len(sample.vectors)
-    if n < 3:
-        return _words(f"There is no UMAP of {n} cell{'' if n == 1 else 's'}.")
-    layout = _layout(sample.vectors)
-    panels = [] if label is None else [_by_label(sample, names, label)]
-    panels.append(_by_split(sample, splits))
-    figure = new_figure(6.6 * len(panels), 5.2)
-    size = float(np.clip(9_000 / n, 1.5, 26))
-    for ax, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels, strict=True):
-        _points(ax, layout, groups, size)
-        ax.set_title(title)
-    of = "" if n == kept else f" of {kept:,}, chosen by a hash of their ids"
-    figure.supxlabel(f"UMAP of {n:,} cells{of}, from '{Path(made.embedding[0]).parent.name}'", fontsize=9, color=GREY)
-    return figure
-
-
-def _words(text: str) -> Figure:
-    figure = new_figure(10, 2)
-    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=GREY, linespacing=1.6)
-    return figure
-
-
-def _sample(made: DrawnFrom, label: str | None) -> tuple[_Sample, list[str]]:
-    """At most ``UMAP_CELLS`` cells, those first in hash order; and the label names, the most frequent first."""
-    import pyarrow as pa
-
-    keys, ids, vectors, splits, labels = (np.empty(0, t) for t in (np.uint64, object, np.float32, object, object))
-    frequency: Counter[str] = Counter()
-    for path, vectors_path in zip(made.processed, made.embedding, strict=True):
-        found = embedding_files.read(vectors_path)
-        with CountsPart(path) as part:
-            if len(found) != part.n_cells:
-                raise CellmillError(
-                    vectors_path, f"{len(found)} vectors for {part.n_cells} cells.", "Run snakemake again."
-                )
-            obs = part.obs
-        mine = hash_strings(pa.array(obs.index.astype(str), pa.large_string()), seed=0, purpose="report")
-        first = np.sort(np.argsort(mine, kind="stable")[:UMAP_CELLS])  # rising, as a memory map likes to be read
-        rows = obs.iloc[first]
-        keys, ids = np.concatenate([keys, mine[first]]), np.concatenate([ids, rows.index.to_numpy(object)])
-        splits = np.concatenate([splits, rows["split"].to_numpy(object)])
-        vectors = np.concatenate([vectors.reshape(-1, found.shape[1]), found[first]])
-        if label is not None:
-            named = np.array(
-                [None if missing else str(name) for name, missing in zip(rows[label], rows[label].isna(), strict=True)],
-                object,
-            )
-            labels = np.concatenate([labels, named])
-            frequency.update({str(k): int(v) for k, v in obs[label].value_counts().items() if v})
-        order = np.lexsort((ids.astype(str), keys))[:UMAP_CELLS]
-        keys, ids, vectors, splits = keys[order], ids[order], vectors[order], splits[order]
-        labels = labels[order] if label is not None else labels
-    names = sorted(frequency, key=lambda name: (-frequency[name], name))
-    return _Sample(vectors, splits, None if label is None else labels), names
-
-
-def _layout(vectors: np.ndarray) -> np.ndarray:
-    """UMAP coordinates (cells, 2) of vectors (cells, dimensions); one thread, so that they are always the same.
-
-    Exact neighbours by scikit-learn: umap-learn's own search compiles for 40 s before it finds the first.
-    """
-    from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ImportWarning)  # umap without tensorflow
-        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")  # we transform no further cells
-        from umap import UMAP
-
-        n_neighbors = min(UMAP_NEIGHBORS, len(vectors) - 1)
-        with threadpool_limits(1):
-            search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(vectors)
-            distances, neighbors = search.kneighbors(vectors)
-            model = UMAP(
-                n_neighbors=n_neighbors,
-                n_epochs=UMAP_EPOCHS,
-                init=_start(vectors),
-                precomputed_knn=(neighbors.astype(np.int32), distances.astype(np.float32)),
-                random_state=0,
-                n_jobs=1,
-            )
-            layout: np.ndarray = model.fit_transform(vectors)
-    return layout
-
-
-def _start(vectors: np.ndarray) -> np.ndarray:
-    """Where the layout begins: the two leading principal components, a little shaken so that no cells coincide."""
-    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    _, directions = np.linalg.eigh(centered.T @ centered)
-    leading = directions[:, ::-1][:, :2]
-    leading = leading * np.where(leading[np.abs(leading).argmax(axis=0), np.arange(leading.shape[1])] < 0, -1.0, 1.0)
-    start = np.zeros((len(vectors), 2))
-    start[:, : leading.shape[1]] = centered @ leading
-    start *= 10 / max(float(np.abs(start).max()), 1e-12)
-    shaken: np.ndarray = (start + np.random.default_rng(0).normal(scale=1e-4, size=start.shape)).astype(np.float32)
-    return shaken
-
-
-class _Group(NamedTuple):
-    """Points of one colour."""
-
-    name: str
-    rows: np.ndarray
-    color: str
-    number: int | None = None
-
-
-def _by_label(sample: _Sample, names: list[str], label: str) -> tuple[str, list[_Group]]:
-    """The most frequent labels in colours of their own and with numbers; the rest, and cells without one, in grey."""
-    assert sample.labels is not None
-    labels, missing = sample.labels, np.array([name is None for name in sample.labels], bool)
-    leading, rest = names[:LABELS_SHOWN], names[LABELS_SHOWN:]
-    groups = []
-    if rest:
-        others = ~missing & ~np.isin(labels.astype(str), leading)
-        groups.append(_Group(f"other ({len(rest)} labels)", np.flatnonzero(others), GREY))
-    if missing.any():
-        groups.append(_Group("no label", np.flatnonzero(missing), PALE))
-    for number, name in enumerate(leading, 1):
-        rows = np.flatnonzero(~missing & (labels == name))
-        groups.append(_Group(f"{number}  {shown(name)}", rows, LABEL_COLORS[number - 1], number))
-    return f"by {shown(label)}", groups
-
-
-def _by_split(sample: _Sample, splits: Sequence[str]) -> tuple[str, list[_Group]]:
-    colors = [SPLIT_COLORS[i % len(SPLIT_COLORS)] for i in range(len(splits))]
-    groups = [_Group(s, np.flatnonzero(sample.splits == s), c) for s, c in zip(splits, colors, strict=True)]
-    return "by split", groups
-
-
-def _points(ax: Axes, layout: np.ndarray, groups: list[_Group], size: float) -> None:
-    """All points in one go, in hash order, so that no group hides another."""
-    from matplotlib.colors import to_rgb
-    from matplotlib.lines import Line2D
-    from matplotlib.patheffects import withStroke
-
-    colors = np.tile(np.array(to_rgb(PALE)), (len(layout), 1))
-    for group in groups:
-        colors[group.rows] = to_rgb(group.color)
-    ax.scatter(layout[:, 0], layout[:, 1], s=size, c=colors, linewidths=0)
-    ax.set_aspect("equal", "datalim")
-    ax.set_axis_off()
-    numbers: list[np.ndarray] = []
-    apart = 0.045 * float(np.ptp(layout, axis=0).max())
-    for group in groups:
-        if group.number is not None and len(group.rows):
-            numbers.append(_middle(layout[group.rows], numbers, apart))
-            x, y = numbers[-1]
-            effects = [withStroke(linewidth=2.5, foreground="white")]
-            ax.text(x, y, str(group.number), ha="center", va="center", weight="bold", path_effects=effects)
-    grey_last = sorted(groups, key=lambda g: g.color in (GREY, PALE))
-    handles = [Line2D([], [], marker="o", linestyle="", color=g.color, label=g.name) for g in grey_last]
-    ax.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, handletextpad=0.1, labelspacing=0.45
-    )
-
-
-def _middle(points: np.ndarray, taken: list[np.ndarray], apart: float) -> np.ndarray:
-    """The cell nearest the medians that is ``apart`` from all taken places, where there is one."""
-    order = np.argsort(np.abs(points - np.median(points, axis=0)).sum(axis=1), kind="stable")
-    for row in order:
-        if all(np.hypot(*(points[row] - place)) >= apart for place in taken):
-            break
-    else:
-        row = order[0]
-    place: np.ndarray = points[row]
-    return place

@@ -31,6 +31,7 @@ from cellmill.exports.export import drawn_from, gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
 from cellmill.quality.ledger import account, account_by_batch
 from cellmill.quality.names import in_order, metric_of
+from cellmill.report.embedders import TITLES, compared
 from cellmill.report.loading import how_to_load
 
 File = str | PathLike[str]
@@ -55,10 +56,15 @@ CAPTIONS = {
         "Variable genes.",
         "Mean and variability of every gene over the training cells; the most variable genes are named.",
     ),
+    "embedders": (
+        "Embedders.",
+        "What each embedder scores, on the same cells; a ring marks the best. Labels should stay apart, batches should "
+        "mix, and a linear classifier should find the labels of cells that it has not seen.",
+    ),
     "umap": (
         "UMAP.",
-        "The same cells by label and by split. The splits should lie over one another; distances between groups mean "
-        "little.",
+        "The same cells by label, by batch and by split. The splits should lie over one another; distances between "
+        "groups mean little.",
     ),
 }
 """Title and text under each figure; the captions of ``snakemake --report`` say the same."""
@@ -89,6 +95,8 @@ class WrittenFrom:
     """``pseudobulk/{name}.h5ad``, where the dataset asks for profiles."""
     doublets: Sequence[File] = ()
     """Doublet scores, where the dataset looks for them."""
+    judged: Sequence[File] = ()
+    """What every embedder scores, where there is something to judge by."""
 
 
 def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequence[str], out: File) -> None:
@@ -136,6 +144,8 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "doublets": _doublets(DoubletScores(made.doublets)) if "doublets" in checked else None,
         "exports": [_export(said, dataset) for said in exports],
         "tokenizers": _tokenizers(made.tokens, config),
+        "judged": _judged(made.judged),
+        "not_judged": _why_not_judged(config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
         "captions": CAPTIONS,
         "contract": str(REPORT),
@@ -314,6 +324,40 @@ def _tokenizers(files: Iterable[File], config: dict[str, Any]) -> list[dict[str,
             }
         )
     return rows
+
+
+# --- embedders
+
+
+def _judged(files: Sequence[File]) -> dict[str, Any] | None:
+    """The table of embedders, a row each, and what is to be known of it."""
+    if not files:
+        return None
+    found = compared(files)
+    rows = []
+    for name in found.embedders:
+        scores = [(found.scores[name, m], name in found.best(m)) for m in found.measures]
+        cells = [("–" if s.value is None else f"{s.value:.3f}", best) for s, best in scores]
+        rows.append({"name": name, "dimensions": found.dimensions[name], "scores": cells})
+    any_of = found.embedders[0]
+    notes = [f"{TITLES[m.metric]} ({m.by}): {why}" for m in found.measures if (why := found.scores[any_of, m].why)]
+    return {
+        "measures": [{"title": TITLES[m.metric], "by": m.by} for m in found.measures],
+        "rows": rows,
+        "notes": notes,
+        "probes": found.probes[any_of],
+        "not_converged": [f"{e} ({p})" for e, of in found.probes.items() for p, f in of.items() if not f["converged"]],
+        "cells": found.cells,
+    }
+
+
+def _why_not_judged(config: dict[str, Any]) -> str:
+    """In words, of a dataset whose embeddings are not judged."""
+    if not config.get("embedders"):
+        return "This dataset has no embedding."
+    if config["dataset"].get("judge") is None:
+        return "Embeddings are not judged: judge is null in the dataset's file."
+    return "Embeddings are not judged: neither columns.label nor columns.batch names a column to judge by."
 
 
 BARS = 40
