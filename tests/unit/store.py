@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -206,6 +207,18 @@ class Store(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         pass  # a client that went away
+
+
+def mirrored(objects: dict[str, bytes], folder: Path) -> Path:
+    """A mirror with these files."""
+    sums = ""
+    for name, content in objects.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        sums += f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from cellmill.sources.retrieve import retrieve_part
 
 from . import census_release as made_release
 from .census_release import CATALOGUE, DIRECTORY, FOLDER, census, dataset_id
-from .store import Store, cut_at, damage, refuse, store
+from .store import Store, cut_at, damage, mirrored, refuse, store
 
 __all__ = ["store"]
 HURRY = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.002, total_wait_s=60, timeout_s=20)
@@ -120,8 +120,8 @@ def test_datasets_are_drawn_until_there_are_enough_cells(
 def test_the_plan_does_not_depend_on_the_order_of_the_catalogue(release: made_release.Census) -> None:
     """Of neither list."""
     found = release
-    files = newest_files(found.described)
     spec = Census(release=None, cells=150)
+    files = newest_files(spec, found.described)
     expected = members_of_census(spec, found.described, files)
     assert members_of_census(spec, found.described[::-1], dict(reversed(files.items()))) == expected
 
@@ -159,6 +159,10 @@ def test_a_dataset_is_taken_where_a_cell_may_pass(
         ({"cells": 10**6}, "1,000,000 are asked for, but 4 of 7 datasets pass the filters, with"),
         ({"datasets": [DROPPED], "cells": 5}, "nothing is known of dataset '.*', which Discover has dropped since"),
         ({"datasets": [COPIES]}, "none of 1 datasets passes"),
+        (
+            {"cells": 10, "filters": [{"column": "tissue", "in": ["lung", "blood", "heart left ventricle"]}]},
+            "filters.0: no dataset that was drawn has '.*' as tissue",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(
@@ -194,6 +198,21 @@ def test_a_dataset_that_was_dropped_since_is_taken_by_its_name(
     assert {m.name: m.cells for m in plan.members}[DROPPED] is None
 
 
+def test_a_mirror_is_planned_and_fetched_without_a_network(
+    store: Store, made: made_release.Census, tmp_path: Path
+) -> None:
+    """The files that it has; the others of the release are not known then."""
+    host = store.endpoint.removeprefix("http://")
+    files = {(f"{host}/{n}" if n.startswith("web/") else n): content for n, content in made.objects.items()}
+    del files[f"{FOLDER}/{HUMAN[0]}.h5ad"]
+    mirror = mirrored(files, tmp_path / "mirror")
+    plan = plan_dataset(source(store), tmp_path / "plan.tsv", mirror=mirror)
+    assert names(plan) == HUMAN[1:]
+    found, said = part(store, tmp_path, plan, "0000", mirror=mirror)
+    assert store.seen == [] and {m["origin"] for m in said["members"]} == {"mirror"}
+    assert found.n_obs == plan.facts["cells"]
+
+
 # --- faults
 
 
@@ -212,10 +231,12 @@ def test_catalogues_and_lists_are_asked_again(store: Store, made: made_release.C
     assert not (tmp_path / "plan.tsv").exists()
 
 
-def part(store: Store, tmp_path: Path, plan: Plan, name: str) -> tuple[anndata.AnnData, dict[str, Any]]:
+def part(
+    store: Store, tmp_path: Path, plan: Plan, name: str, mirror: Path | None = None
+) -> tuple[anndata.AnnData, dict[str, Any]]:
     out, provenance = tmp_path / "raw" / f"{name}.h5ad", tmp_path / "raw" / f"{name}.json"
     spec = source(store).of(name)
-    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=None, plan=tmp_path / "plan.tsv")
+    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=mirror, plan=tmp_path / "plan.tsv")
     return anndata.read_h5ad(out), json.loads(provenance.read_text())
 
 

@@ -371,6 +371,18 @@ def test_tables_are_read_as_anndata_reads_them(tmp_path: Path, columns: list[str
     pd.testing.assert_frame_equal(found, expected, check_index_type=False, check_column_type=False)
 
 
+@pytest.mark.parametrize("rows", [(0, 4), (1, 3), (2, 2), (3, 4)])
+def test_rows_of_a_table_are_those_of_the_whole(tmp_path: Path, rows: tuple[int, int]) -> None:
+    """Every kind of column; categories stay as they are."""
+    made = anndata.AnnData(sp.csr_matrix(np.ones((4, 2), np.float32)), obs=TABLE)
+    made.write_h5ad(tmp_path / "x.h5ad")
+    with CountsFile(tmp_path / "x.h5ad", "X") as file:
+        pd.testing.assert_frame_equal(file.obs_rows(*rows), file.obs.iloc[slice(*rows)])
+    with CountsFile(tmp_path / "x.h5ad", "X") as file:
+        file.obs_rows(1, 2)
+        assert "obs" not in vars(file)  # the others were not read
+
+
 def test_tables_from_the_field_are_read_as_anndata_reads_them(shared_data: Path) -> None:
     """obs and var of real files of many authors."""
     compared = 0

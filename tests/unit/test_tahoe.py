@@ -23,7 +23,7 @@ from cellmill.sources.retrieve import retrieve_part
 from cellmill.sources.tahoe_cells import decode_tokens, read_tables
 
 from . import tahoe_release as made_release
-from .store import Store, cut_at, damage, refuse, store
+from .store import Store, cut_at, damage, mirrored, refuse, store
 from .tahoe_release import ENDING, REPOSITORY, ROOT, genes, parquet, tahoe, tokens
 
 __all__ = ["store"]
@@ -57,10 +57,12 @@ def planned(tmp_path: Path, **values: Any) -> Plan:
     return plan_dataset(source(**values), tmp_path / "plan.tsv", mirror=None)
 
 
-def part(tmp_path: Path, name: str, **values: Any) -> tuple[anndata.AnnData, dict[str, Any]]:
+def part(
+    tmp_path: Path, name: str, mirror: Path | None = None, **values: Any
+) -> tuple[anndata.AnnData, dict[str, Any]]:
     out, provenance = tmp_path / "raw" / f"{name}.h5ad", tmp_path / "raw" / f"{name}.json"
     spec = source(**values).of(name)
-    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=None, plan=tmp_path / "plan.tsv")
+    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=mirror, plan=tmp_path / "plan.tsv")
     return anndata.read_h5ad(out), json.loads(provenance.read_text())
 
 
@@ -101,6 +103,24 @@ def test_parquet_files_are_drawn_until_there_are_enough_cells(made: made_release
     """Whole files; a larger draw holds a smaller one."""
     few, many = ({m.name for m in planned(tmp_path, form="parquet", cells=n).members} for n in (60, 200))
     assert 2 <= len(few) < len(many) < 9 and few < many
+
+
+def test_a_mirror_is_planned_and_fetched_without_a_network(
+    store: Store, made: made_release.Tahoe, tmp_path: Path
+) -> None:
+    """Tables and Parquet of the mirror; a local copy of the plates gives the same part as the bucket."""
+    mirror = mirrored(made.objects, tmp_path / "mirror")
+    plan_dataset(source(form="parquet"), tmp_path / "plan.tsv", mirror=mirror)
+    _, said = part(tmp_path, "0000", mirror=mirror, form="parquet")
+    assert {m["origin"] for m in said["members"]} == {"mirror"} and store.seen == []
+    local = {"root": str(mirror / ROOT), "repository": str(mirror / REPOSITORY), "plates": [2]}
+    planned(tmp_path, **local)
+    ours, _ = part(tmp_path, "0001", **local)
+    assert store.seen == []
+    planned(tmp_path, plates=[2])
+    theirs, _ = part(tmp_path, "0001", plates=[2])
+    pd.testing.assert_frame_equal(ours.obs, theirs.obs)
+    np.testing.assert_array_equal(ours.X.toarray(), theirs.X.toarray())
 
 
 @pytest.mark.parametrize(

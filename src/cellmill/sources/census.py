@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -162,22 +162,20 @@ def h5ads_of_release(source: Census, directory: Any) -> str:
     return address
 
 
-def newest_files(described: Iterable[Mapping[str, Any]]) -> dict[str, File]:
-    """The newest h5ad file of each dataset of the catalogue, by id."""
-    files: dict[str, File] = {}
-    for dataset in described:
-        for asset in dataset.get("assets") or ():
-            if asset.get("filetype") == "H5AD":
-                files[dataset["dataset_id"]] = (asset["url"], asset.get("filesize"), None)
-    return files
+def newest_files(source: Census, described: Any) -> dict[str, File]:
+    """The newest h5ad file of each dataset of Discover's catalogue, by id."""
+    return {
+        name: (asset["url"], asset.get("filesize"), None)
+        for name, dataset in _by_id(source, described).items()
+        for asset in dataset.get("assets") or ()
+        if asset.get("filetype") == "H5AD"
+    }
 
 
 # --- the datasets
 
 
-def members_of_census(
-    source: Census, described: Sequence[Mapping[str, Any]], files: Mapping[str, File]
-) -> tuple[list[Member], dict[str, Any]]:
+def members_of_census(source: Census, described: Any, files: Mapping[str, File]) -> tuple[list[Member], dict[str, Any]]:
     """The datasets that are taken, in the order of the draw, and what was counted on the way.
 
     Args:
@@ -196,58 +194,30 @@ def members_of_census(
     from cellmill.sources.whole import draw_whole
 
     known = _by_id(source, described)
-    for name in source.datasets:
-        if name not in files:
-            where = f"Census release {source.release}" if source.release else "Discover"
-            raise CellmillError(
-                "source.datasets", f"no dataset '{name}' in {where}.", "Correct the id, or the release."
-            )
-        organisms = _values(known.get(name, {}), "organism")
-        if organisms and organisms != {source.organism}:
-            raise CellmillError(
-                "source.organism",
-                f"dataset '{name}' is of {', '.join(sorted(organisms))}, not of {source.organism} alone.",
-                "Correct the organism, or leave the dataset out.",
-            )
+    _refuse_wrong_names(source, known, files)
     asked = sorted(set(source.datasets) or files)
-    described_, without = [n for n in asked if n in known], [n for n in asked if n not in known]
-    facts: dict[str, Any] = {
-        "datasets": len(files),
-        "not_asked_for": len(files) - len(asked),
-        "without_description": len(without),
-    }
-    kept = [n for n in described_ if _values(known[n], "organism") == {source.organism}]
-    facts["of_other_organisms"] = len(described_) - len(kept)
-    if not kept and not (source.datasets and without):
-        there = set[str]().union(*(_values(dataset, "organism") for dataset in known.values()))
-        raise CellmillError(
-            "source.organism", f"no dataset of {source.organism} alone.", nearest(source.organism, there)
-        )
-    facts["dropped_by_filters"] = dict[str, int]()
-    for i, rule in enumerate(source.filters):
-        _refuse_unknown(rule, (known[n] for n in kept), f"filters.{i}")
-        passing = [n for n in kept if _may_pass(rule, known[n])]
-        facts["dropped_by_filters"][f"{i}: {rule.column}"] = len(kept) - len(passing)
-        kept = passing
-    cells = {n: _cells(known[n], primary_only=source.primary_only) for n in kept}
-    facts["without_cells"] = sum(n == 0 for n in cells.values())
-    kept = [n for n in kept if cells[n]]
-    if not source.datasets:
-        without = []
-    elif without and source.cells is not None:
-        said = f"nothing is known of dataset '{without[0]}', which Discover has dropped since."
+    unknown = [name for name in asked if name not in known]
+    facts: dict[str, Any] = {"datasets": len(files), "not_asked_for": len(files) - len(asked)}
+    facts["without_description"] = len(unknown)
+    cells, counted = _qualifying(source, {name: known[name] for name in asked if name in known})
+    facts |= counted
+    names = list(cells)
+    taken = unknown if source.datasets else []
+    if taken and source.cells is not None:
+        said = f"nothing is known of dataset '{taken[0]}', which Discover has dropped since."
         raise CellmillError("source.cells", said, "Leave 'cells' out, or that dataset.")
-    drawn: list[str] = []
-    if kept or not without:
-        sizes = np.array([cells[n] for n in kept], np.int64)
+    if names or not taken:
+        sizes = np.array([cells[name] for name in names], np.int64)
         order, counted = draw_whole(
-            kept, sizes, wanted=source.cells, seed=source.seed, what="datasets", known=len(asked)
+            names, sizes, wanted=source.cells, seed=source.seed, what="datasets", known=len(asked)
         )
-        drawn = [kept[i] for i in order]
-        facts |= counted
-        facts["cells_asked_for"] = int(sizes[order].sum())
+        facts |= counted | {"cells_asked_for": int(sizes[order].sum())}
+        names = [names[i] for i in order]
+        if not taken:
+            for i, rule in enumerate(source.filters):
+                _refuse_unknown(rule, [known[name] for name in names], f"filters.{i}", "dataset that was drawn")
     members = []
-    for name in [*drawn, *without]:
+    for name in [*names, *taken]:
         address, size, checksum = files[name]
         dataset = known.get(name, {"dataset_id": name})
         about = {column: _one_line(dataset.get(key)) for column, key in _ABOUT.items()}
@@ -257,7 +227,41 @@ def members_of_census(
     return members, facts
 
 
-def _by_id(source: Census, described: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _refuse_wrong_names(source: Census, known: Mapping[str, Mapping[str, Any]], files: Mapping[str, File]) -> None:
+    """A dataset that is not there, or is of another organism."""
+    for name in source.datasets:
+        if name not in files:
+            where = f"Census release {source.release}" if source.release else "Discover"
+            fix = "Correct the id, or the release."
+            raise CellmillError("source.datasets", f"no dataset '{name}' in {where}.", fix)
+        organisms = _values(known.get(name, {}), "organism")
+        if organisms and organisms != {source.organism}:
+            raise CellmillError(
+                "source.organism",
+                f"dataset '{name}' is of {', '.join(sorted(organisms))}, not of {source.organism} alone.",
+                "Correct the organism, or leave the dataset out.",
+            )
+
+
+def _qualifying(source: Census, known: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, Any]]:
+    """Cells by id of the datasets of which any cell may pass, and how many datasets were left out for what."""
+    kept = [name for name in known if _values(known[name], "organism") == {source.organism}]
+    if known and not kept:
+        there = set[str]().union(*(_values(dataset, "organism") for dataset in known.values()))
+        said = f"no dataset of {source.organism} alone."
+        raise CellmillError("source.organism", said, nearest(source.organism, there))
+    facts: dict[str, Any] = {"of_other_organisms": len(known) - len(kept), "dropped_by_filters": {}}
+    for i, rule in enumerate(source.filters):
+        _refuse_unknown(rule, [known[name] for name in kept], f"filters.{i}", "dataset")
+        passing = [name for name in kept if _may_pass(rule, known[name])]
+        facts["dropped_by_filters"][f"{i}: {rule.column}"] = len(kept) - len(passing)
+        kept = passing
+    cells = {name: _cells(known[name], primary_only=source.primary_only) for name in kept}
+    facts["without_cells"] = sum(n == 0 for n in cells.values())
+    return {name: n for name, n in cells.items() if n}, facts
+
+
+def _by_id(source: Census, described: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(described, list) or not all(isinstance(d, dict) and "dataset_id" in d for d in described):
         raise CellmillError(source.catalogue, "not a list of datasets with their ids.", "Get it again.")
     return {dataset["dataset_id"]: dataset for dataset in described}
@@ -283,11 +287,11 @@ def _may_pass(rule: Filter, dataset: Mapping[str, Any]) -> bool:
     return bool(values - _texts(rule.not_in) if rule.not_in is not None else values & _texts(rule.wanted))
 
 
-def _refuse_unknown(rule: Filter, datasets: Iterable[Mapping[str, Any]], where: str) -> None:
-    """A value that no dataset has is surely a slip."""
+def _refuse_unknown(rule: Filter, datasets: Iterable[Mapping[str, Any]], where: str, what: str) -> None:
+    """A value that no dataset has is surely a slip, and would be refused when all of them were fetched."""
     there = set[str]().union(*(_values(dataset, rule.column) for dataset in datasets))
     for value in sorted(_texts(rule.wanted) - there) if there else ():
-        raise CellmillError(f"source.{where}", f"no dataset has '{value}' as {rule.column}.", nearest(value, there))
+        raise CellmillError(f"source.{where}", f"no {what} has '{value}' as {rule.column}.", nearest(value, there))
 
 
 def _one_line(value: object) -> str | None:

@@ -131,7 +131,7 @@ def _of_census(source: Census, place: Path, mirror: Path | None) -> Catalogue:
 
     described = read(source.catalogue, "datasets.json")
     if source.release is None:
-        named = newest_files(described)
+        named = newest_files(source, described)
     else:
         folder_ = h5ads_of_release(source, read(source.directory, "release.json")).rstrip("/")
         if is_address(folder_):
