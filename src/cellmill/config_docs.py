@@ -13,7 +13,7 @@ from cellmill import embedders, exports, sources, tokenizers
 from cellmill.genes import spec as gene_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
-from cellmill.sources import download, scbasecount, subset
+from cellmill.sources import download, parquet_cells, scbasecount, subset
 from cellmill.spec import Spec
 from cellmill.vocabularies import spec as vocabulary_spec
 
@@ -40,6 +40,9 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`publish.webdav:`", "", publish_spec.WebDav),
     ("Source `bundled`", "", sources.Bundled),
     ("Source `files`", "", sources.Files),
+    ("Source `geo_archs4`", "", sources.GeoArchs4),
+    ("Source `hub`", "", sources.Hub),
+    ("`parquet:` of `hub`", "", parquet_cells.ParquetCells),
     ("Source `scbasecount`", "", sources.ScBaseCount),
     ("`filters:` of `scbasecount`", "", scbasecount.SampleFilter),
     ("Vocabulary `build`", "", vocabulary_spec.BuildVocabulary),

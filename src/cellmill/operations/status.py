@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 RULES = {
     "plan": ("plan_dataset",),
-    "raw": ("retrieve_part", "retrieve_passing", "retrieve_found", "draw_subset", "take_subset", "take_passing"),
+    "raw": (
+        "retrieve_file",
+        "retrieve_part",
+        "retrieve_passing",
+        "retrieve_found",
+        "draw_subset",
+        "take_subset",
+        "take_passing",
+    ),
     "quality": (
         "measure_quality",
         "read_labels",

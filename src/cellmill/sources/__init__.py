@@ -8,9 +8,11 @@ from pydantic import Field, TypeAdapter
 
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.files import Files
+from cellmill.sources.geo_archs4 import GeoArchs4
+from cellmill.sources.hub import Hub
 from cellmill.sources.scbasecount import ScBaseCount
 
-Source = Annotated[Bundled | Files | ScBaseCount, Field(discriminator="kind")]
+Source = Annotated[Bundled | Files | GeoArchs4 | Hub | ScBaseCount, Field(discriminator="kind")]
 
 
 def parse_source(values: dict[str, Any]) -> Source:
@@ -19,4 +21,4 @@ def parse_source(values: dict[str, Any]) -> Source:
     return parsed
 
 
-__all__ = ["Bundled", "Files", "ScBaseCount", "Source", "parse_source"]
+__all__ = ["Bundled", "Files", "GeoArchs4", "Hub", "ScBaseCount", "Source", "parse_source"]

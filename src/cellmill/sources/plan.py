@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import io
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,11 +20,18 @@ from cellmill.errors import CellmillError
 from cellmill.files import inside, scratch
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled
+from cellmill.sources.fetch import redacted
 from cellmill.sources.files import Files, checked_name, member_name, read_table, sliced
+from cellmill.sources.geo_archs4 import GeoArchs4, windows
+from cellmill.sources.hub import Hub, chosen, gene_table, pinned
+from cellmill.sources.remote import cells_of, look_into, size_and_cells
 from cellmill.sources.scbasecount import ScBaseCount, samples
 from cellmill.sources.stores import folder, is_address, listing
 
 log = logging.getLogger("cellmill")
+
+LOOKS = 8
+"""Files that are looked into at once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,11 @@ def read_catalogue(source: Source, place: Path, mirror: Path | None) -> Catalogu
     if isinstance(source, ScBaseCount):
         return _of_scbasecount(source, place, mirror)
     if isinstance(source, Files) and source.planned:
-        return _of_files(source)
+        return _of_files(source, mirror)
+    if isinstance(source, GeoArchs4):
+        return _of_archs4(source, mirror)
+    if isinstance(source, Hub):
+        return _of_hub(source, mirror)
     raise ValueError(f"the parts of '{source.kind}' are known without a plan")
 
 
@@ -127,7 +141,32 @@ def _mirrored(mirror: Path, address: str) -> dict[str, tuple[int | None, str | N
     }
 
 
-def _of_files(source: Files) -> Catalogue:
+def _of_archs4(source: GeoArchs4, mirror: Path | None) -> Catalogue:
+    checksum = None if source.sha256 is None else f"sha256:{source.sha256}"
+    where = redacted(source.file) if is_address(source.file) else source.file
+    with contextlib.ExitStack() as stack:
+        if is_address(source.file):
+            opened: Any = stack.enter_context(look_into(source.file, mirror=mirror, checksum=checksum))
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+        else:
+            opened, size = source.file, Path(source.file).stat().st_size
+        try:
+            members, facts = windows(stack.enter_context(h5py.File(opened, "r")), source, size=size, where=where)
+        except (OSError, KeyError) as error:
+            raise CellmillError(where, f"not readable as HDF5 ({error}).", "Get it again.") from error
+    return Catalogue(members, facts)
+
+
+def _of_hub(source: Hub, mirror: Path | None) -> Catalogue:
+    commit = pinned(source)
+    mirrored = {} if mirror is None else _mirrored(mirror, source.folder(commit))
+    members = looked_into(chosen(source, commit, mirrored), mirror)
+    facts = {"files": len(members), "commit": commit, **gene_table(source, commit, mirrored)}
+    return Catalogue([s for member in members for s in sliced(member, source.slice)], facts)
+
+
+def _of_files(source: Files, mirror: Path | None) -> Catalogue:
     if source.table is not None:
         members = read_table(Path(source.table))
     elif source.glob:
@@ -137,6 +176,8 @@ def _of_files(source: Files) -> Catalogue:
         sums = source.sha256
         members = [replace(m, checksum=f"sha256:{sums[m.name]}" if m.name in sums else None) for m in members]
     members = sorted((measured(m) for m in members), key=lambda m: m.name)
+    if source.slice is not None:
+        members = looked_into(members, mirror)
     return Catalogue([s for member in members for s in sliced(member, source.slice)], {"files": len(members)})
 
 
@@ -162,6 +203,19 @@ def _found(patterns: Iterable[str]) -> list[Member]:
     return list(found.values())
 
 
+def looked_into(members: Sequence[Member], mirror: Path | None) -> list[Member]:
+    """The members with the size and cells of h5ad and Parquet files at addresses, where these are not known."""
+
+    def look(member: Member) -> Member:
+        if not is_address(member.address) or member.cells is not None:
+            return member
+        size, cells = size_and_cells(member.address, mirror=mirror, checksum=member.checksum)
+        return replace(member, bytes=size if member.bytes is None else member.bytes, cells=cells)
+
+    with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
+        return list(pool.map(look, members))
+
+
 def measured(member: Member) -> Member:
     """The member with its size, and the cells of an h5ad file, where it is local and these are not known."""
     path = Path(member.address)
@@ -175,8 +229,7 @@ def measured(member: Member) -> Member:
     if cells is None and path.suffix == ".h5ad":
         try:
             with h5py.File(path) as file:
-                obs = file["obs"]
-                cells = len(obs if isinstance(obs, h5py.Dataset) else obs[obs.attrs.get("_index", "index")])
+                cells = cells_of(file)
         except (OSError, KeyError) as error:
             raise CellmillError(path, f"not a readable h5ad file ({error}).", "Get it again.") from error
     return replace(member, cells=cells, bytes=path.stat().st_size)
