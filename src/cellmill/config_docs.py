@@ -16,7 +16,7 @@ from cellmill.judge import spec as judge_spec
 from cellmill.pseudobulk import spec as pseudobulk_spec
 from cellmill.publish import spec as publish_spec
 from cellmill.quality import spec as quality_spec
-from cellmill.sources import download, obs_rules, scbasecount, subset
+from cellmill.sources import download, obs_rules, parquet_cells, scbasecount, subset
 from cellmill.spec import Spec
 from cellmill.vocabularies import spec as vocabulary_spec
 
@@ -49,6 +49,9 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Source `bundled`", "", sources.Bundled),
     ("Source `census`", "", sources.Census),
     ("Source `files`", "", sources.Files),
+    ("Source `geo_archs4`", "", sources.GeoArchs4),
+    ("Source `hub`", "", sources.Hub),
+    ("`parquet:` of `hub`", "", parquet_cells.ParquetCells),
     ("Source `scbasecount`", "", sources.ScBaseCount),
     ("`filters:` of `scbasecount`", "", scbasecount.SampleFilter),
     ("Source `tahoe`", "", sources.Tahoe),

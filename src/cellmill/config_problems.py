@@ -14,7 +14,7 @@ from cellmill.errors import nearest
 from cellmill.exports.geneformer import RANKED
 from cellmill.pseudobulk.spec import OWN_COLUMNS
 from cellmill.quality.names import METRICS, metric_of
-from cellmill.sources import ScBaseCount
+from cellmill.sources import GeoArchs4, ScBaseCount
 from cellmill.sources.files import RESERVED_PARTS
 from cellmill.sources.obs_rules import join_problems
 from cellmill.vocabularies import files as vocabulary_files
@@ -155,6 +155,8 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
         problems.append("cell_ids: planned parts have ids by file already, and these depend on no part: take barcode.")
     if isinstance(dataset.source, ScBaseCount) and dataset.counts not in ("auto", "X"):
         problems.append(f"counts: '{dataset.counts}' of scbasecount is named in source.layer.")
+    if isinstance(dataset.source, GeoArchs4) and dataset.counts not in ("auto", "X"):
+        problems.append(f"counts: '{dataset.counts}': a file of ARCHS4 has one matrix; leave this out.")
     for name, path in dataset.split.files.items():
         if not (base / path).is_file():
             problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")

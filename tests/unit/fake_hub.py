@@ -1,4 +1,4 @@
-"""The HTTP API of the Hugging Face Hub, as far as publishing a dataset needs it, on this machine and in memory.
+"""The HTTP API of the Hugging Face Hub, as far as publishing and reading a dataset need it, here and in memory.
 
 It keeps what arrives, refuses what the Hub refuses, and fails where a test asks it to.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_VerySecretToken0123456789abcdefgh"
 TIME = "2026-01-01T00:00:00.000Z"
@@ -32,6 +32,8 @@ class Repo:
 
     name: str
     private: bool
+    gated: bool = False
+    """Everybody sees what is there; files need a token."""
     commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -166,11 +168,15 @@ class Handler(BaseHTTPRequestHandler):
         if large:
             return self.batch(json.loads(body))
         if file:
+            if repo.gated and not writes:
+                return self.refuse(401, "Access to this dataset is restricted", X_Error_Code="GatedRepo")
             return self.resolve(repo, file[2], file[3])
         assert found is not None
         verb, rest = found[2] or "revision", found[3] or "main"
         if verb == "revision":
             return self.info(repo, rest)
+        if verb == "tree":
+            return self.tree(repo, *rest.partition("/")[::2])
         if not writes:
             return self.refuse(403, "not yours")
         {"preupload": self.preupload, "commit": self.commit, "tag": self.tag}[verb](repo, rest, body)
@@ -201,6 +207,28 @@ class Handler(BaseHTTPRequestHandler):
         said = {"_id": "1", "id": repo.name, "sha": sha, "private": repo.private, "siblings": siblings}
         times = {"lastModified": TIME, "createdAt": TIME}
         self.answer(200, said | times | {"gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
+
+    def tree(self, repo: Repo, revision: str, folder: str) -> None:
+        there = repo.at(revision)
+        if there is None:
+            return self.refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+        prefix, entries = f"{folder}/" if folder else "", {}
+        for path, content in sorted(there[1].items()):
+            if not path.startswith(prefix):
+                continue
+            folders = path.removeprefix(prefix).split("/")[:-1]
+            for depth in range(len(folders) if recursive else min(1, len(folders))):
+                name = prefix + "/".join(folders[: depth + 1])
+                entries[name] = {"type": "directory", "oid": git_oid(name.encode()), "size": 0, "path": name}
+            if recursive or not folders:
+                entries[path] = {"type": "file", "oid": git_oid(content), "size": len(content), "path": path}
+                if path.endswith(LARGE):
+                    sha256 = hashlib.sha256(content).hexdigest()
+                    entries[path]["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
+        if not entries:
+            return self.refuse(404, "Entry not found", X_Error_Code="EntryNotFound")
+        self.answer(200, list(entries.values()))
 
     def preupload(self, repo: Repo, revision: str, body: bytes) -> None:
         files = []
@@ -257,5 +285,13 @@ class Handler(BaseHTTPRequestHandler):
         if there is None or path not in there[1]:
             return self.refuse(404, "Entry not found", X_Error_Code="EntryNotFound")
         sha, files = there
-        etag = f'"{git_oid(files[path])}"'
-        self.answer(200, raw=files[path], X_Repo_Commit=sha, ETag=etag, Accept_Ranges="none")
+        content, said = files[path], {"X_Repo_Commit": sha, "ETag": f'"{git_oid(files[path])}"'}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not path.endswith(LARGE):
+            return self.answer(200, raw=content, Accept_Ranges="none", **said)
+        said["X_Linked_Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+        if asked is None:
+            return self.answer(200, raw=content, **said)
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        said["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
+        self.answer(206, raw=content[first : last + 1], **said)

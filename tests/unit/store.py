@@ -119,13 +119,13 @@ def send(handler: Handler, content: bytes, *, upto: int | None = None, said: byt
     """The object from where it is asked; ``said`` is the content that the headers speak of."""
     asked = handler.headers["Range"]
     first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
-    start, end = int(first), min(int(last or len(content)), len(content) - 1)
+    start, end = int(first), min(int(last or len(content)) + 1, len(content))
     if start >= len(content):
         return handler.answer(416, b"", {})
-    body, sums = content[start : end + 1], said or content
+    body, sums = content[start:end], said or content
     headers = {"ETag": f'"{hashlib.md5(sums).hexdigest()}"', "x-goog-hash": f"crc32c={crc32c(sums)}"}
     if asked:
-        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
     if upto is not None:
         headers["Connection"] = "close"
         handler.close_connection = True
@@ -170,6 +170,9 @@ class Store(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self._start()
+
+    def _start(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self.published: dict[str, bytes] = {}
@@ -222,8 +225,8 @@ def mirrored(objects: dict[str, bytes], folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Store]:
-    with Store() as store:
+def running(made: type[Store] = Store) -> Iterator[Store]:
+    with made() as store:
         thread = threading.Thread(target=store.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield store

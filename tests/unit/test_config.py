@@ -734,18 +734,37 @@ def test_of_a_planned_source_no_part_is_known_and_its_counts_become_x(root: Path
             "source.table: 1 of its files are not there.*'x.h5ad'",
         ),
         (
-            HEART | {"source": {"kind": "files", "table": "far.tsv", "slice": 9}},
-            "source.slice: slices are of local files",
+            HEART | {"source": {"kind": "geo_archs4", "file": "human.h5"}},
+            "source.file: no such file 'human.h5'",
+        ),
+        (
+            HEART | {"counts": "layers/x", "source": {"kind": "geo_archs4", "file": "https://x.org/human.h5"}},
+            "counts: 'layers/x': a file of ARCHS4 has one matrix",
+        ),
+        (
+            HEART | {"source": {"kind": "hub", "repo": "own/atlas", "files": ["*.parquet"]}},
+            "source.hub: parquet: say how",
         ),
         (HEART | {"source": {"kind": "files"}}, "source.files: name the files by exactly one of"),
     ],
-    ids=["ids", "counts", "layer", "root", "no table", "bad table", "no file", "far slices", "nothing"],
+    ids=[
+        "ids",
+        "counts",
+        "layer",
+        "root",
+        "no table",
+        "bad table",
+        "no file",
+        "archs4",
+        "matrix",
+        "parquet",
+        "nothing",
+    ],
 )
 def test_a_planned_source_is_checked_before_anything_runs(root: Path, dataset: dict[str, Any], said: str) -> None:
     """Without the network."""
     (root / "bad.tsv").write_text("adress\nx.h5ad\n")
     (root / "gone.tsv").write_text("address\nx.h5ad\n")
-    (root / "far.tsv").write_text("address\nhttps://x.org/x.h5ad\n")
     (problem,) = problems(root, dataset)
     assert_said(problem, f"config/datasets/heart.yaml, {said}")
 

@@ -26,7 +26,7 @@ from cellmill.sources.plan import bundle, plan_dataset
 from cellmill.sources.scbasecount import samples
 
 from .release import ROOT, catalogue, parquet, release
-from .store import Store, running, store
+from .store import Store, refuse, running, store
 
 __all__ = ["store"]
 
@@ -332,6 +332,28 @@ def test_files_of_a_store_are_found_by_pattern(store: Store, tmp_path: Path) -> 
     assert all(m.checksum.startswith("crc32c:") for m in plan.members) and plan.facts["cells"] is None
 
 
+def test_a_file_of_a_store_is_cut_by_a_look_into_it(store: Store, tmp_path: Path) -> None:
+    """Its rows are known by ranges of it, through answers that fail; what has no ranges is refused."""
+    large = write_h5ad(tmp_path / "large.h5ad", 40_000, genes=9).read_bytes()
+    store.objects["bucket/large.h5ad"] = large
+    store.faults["bucket/large.h5ad"] = [refuse(503, Retry_After="0")]
+    source = Files(files={"large": "gs://bucket/large.h5ad"}, slice=15_000)
+    plan = plan_dataset(source, tmp_path / "plan.tsv", mirror=None)
+    assert [(m.name, m.rows, m.bytes) for m in plan.members] == [
+        ("large", (0, 15_000), len(large)),
+        ("large", (15_000, 30_000), len(large)),
+        ("large", (30_000, 40_000), len(large)),
+    ]
+    assert all(at is not None for at in store.fetched(".h5ad"))
+    store.faults["bucket/large.h5ad"] = [lambda handler, content: handler.answer(200, content, {})]
+    with pytest.raises(CellmillError, match=r"gives no ranges of it.*Download it first"):
+        plan_dataset(source, tmp_path / "again.tsv", mirror=None)
+    store.objects["bucket/large.h5ad"] = b"no HDF5"
+    with pytest.raises(CellmillError, match=r"gs://bucket/large\.h5ad: not readable"):
+        plan_dataset(source, tmp_path / "again.tsv", mirror=None)
+    assert not (tmp_path / "again.tsv").exists()
+
+
 def test_a_table_of_files_is_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parts, checksums and cells; other columns are said of the cells; the order of its rows is nothing."""
     monkeypatch.chdir(tmp_path)
@@ -378,14 +400,10 @@ def test_a_wrong_table_is_refused_by_line(tmp_path: Path, text: str, said: str) 
     [
         ({}, "exactly one of 'files', 'glob' and 'table'"),
         ({"files": {"a": "a.h5ad"}, "table": "t.tsv"}, "exactly one of"),
-        (
-            {"files": {"a": "https://x.org/a.h5ad"}, "slice": 100},
-            "slices are of local files, and 'https://x.org/a.h5ad'",
-        ),
     ],
 )
 def test_files_are_named_in_one_way(values: dict[str, Any], said: str) -> None:
-    """And only what lies here is cut."""
+    """Before anything runs."""
     with pytest.raises(ValidationError, match=said):
         parse_source({"kind": "files", **values})
 

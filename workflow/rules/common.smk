@@ -26,6 +26,7 @@ from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
 from cellmill.operations.groups import mend_groups
 from cellmill.operations.times import write_times
+from cellmill.sources.files import shared_file, shared_files
 from cellmill.sources.ledger import LEDGER, Ledger
 from cellmill.sources.stores import is_address
 from cellmill.vocabularies.files import vocabulary_file
@@ -46,6 +47,7 @@ wildcard_constraints:
     pseudobulk="[A-Za-z0-9_-]+",
     tokenizer="[A-Za-z0-9_-]+",
     embedder="[A-Za-z0-9_-]+",
+    member="[A-Za-z0-9][A-Za-z0-9._ +-]*",
     export="[A-Za-z0-9_-]+",
     resource="|".join(map(re.escape, Ledger(LEDGER).names)),
     share="[0-9]+",
@@ -220,6 +222,26 @@ def members(wildcards):
         return []
     plan = checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan
     return read_or_stop(members_of, plan, wildcards.part)
+
+
+def whole_files(wildcards):
+    """The files at addresses of which the part takes some rows."""
+    if not dataset_of(wildcards).source.planned:
+        return []
+    plan = checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan
+    found = dict.fromkeys(member.name for member in read_or_stop(shared_files, plan, wildcards.part))
+    return [f"results/{wildcards.dataset}/whole/{name}.h5" for name in found]
+
+
+def whole_file_digest(wildcards):
+    """Another one where the plan says something else of a file that parts share."""
+    plan = checkpoints.plan_dataset.get(dataset=wildcards.dataset).output.plan
+    return digest([read_or_stop(shared_file, plan, wildcards.member)])
+
+
+def about_whole_files(wildcards):
+    """What is known of these, which goes when they go."""
+    return [str(Path(path).with_suffix(".json")) for path in whole_files(wildcards)]
 
 
 def members_digest(wildcards):

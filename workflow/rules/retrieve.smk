@@ -1,5 +1,7 @@
 # in:  a local path, an address, a package, a catalogue   (config/datasets/{dataset}.yaml, resources/ledger.tsv)
 # out: results/{dataset}/plan.tsv                which files make each part, where a catalogue says   contract: plan
+#      results/{dataset}/whole/{member}.h5       a file at an address, of which parts take rows; gone when they have them
+#      results/{dataset}/whole/{member}.json     what it is
 #      results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
 #      results/{dataset}/raw/{part}.json         where it came from
 #      results/{dataset}/raw/{part}.obs.parquet  obs columns that are changed or joined     contract: obs
@@ -54,10 +56,35 @@ checkpoint plan_dataset:
         "../scripts/plan_dataset.py"
 
 
+rule retrieve_file:
+    input:
+        plan=plan_of,
+    output:
+        file=temp("results/{dataset}/whole/{member}.h5"),
+        about=temp("results/{dataset}/whole/{member}.json"),
+    log:
+        "logs/retrieve_file/{dataset}.{member}.log",
+    benchmark:
+        "benchmarks/retrieve_file/{dataset}.{member}.jsonl"
+    conda:
+        "../envs/sources.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    params:
+        member=whole_file_digest,
+        contract=str(versions.RAW),
+    script:
+        "../scripts/retrieve_file.py"
+
+
 rule retrieve_part:
     input:
         local=local_file,
         plan=plan_of,
+        whole=whole_files,
+        about=about_whole_files,
     output:
         raw="results/{dataset}/raw/{part}.h5ad",
         provenance="results/{dataset}/raw/{part}.json",

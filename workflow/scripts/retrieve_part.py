@@ -15,6 +15,7 @@ with script.job(snakemake) as job:
         ledger=script.LEDGER,
         mirror=script.mirror(job),
         plan=script.plan(job),
+        shared=[Path(path) for path in job.input.whole],
         counts=job.params.counts,
         download=script.download(job),
     )

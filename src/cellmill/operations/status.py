@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RULES = {
     "plan": ("plan_dataset",),
     "raw": (
+        "retrieve_file",
         "retrieve_part",
         "retrieve_passing",
         "retrieve_found",

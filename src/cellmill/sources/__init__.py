@@ -9,10 +9,12 @@ from pydantic import Field, TypeAdapter
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.census import Census
 from cellmill.sources.files import Files
+from cellmill.sources.geo_archs4 import GeoArchs4
+from cellmill.sources.hub import Hub
 from cellmill.sources.scbasecount import ScBaseCount
 from cellmill.sources.tahoe import Tahoe
 
-Source = Annotated[Bundled | Census | Files | ScBaseCount | Tahoe, Field(discriminator="kind")]
+Source = Annotated[Bundled | Census | Files | GeoArchs4 | Hub | ScBaseCount | Tahoe, Field(discriminator="kind")]
 
 
 def parse_source(values: dict[str, Any]) -> Source:
@@ -21,4 +23,4 @@ def parse_source(values: dict[str, Any]) -> Source:
     return parsed
 
 
-__all__ = ["Bundled", "Census", "Files", "ScBaseCount", "Source", "Tahoe", "parse_source"]
+__all__ = ["Bundled", "Census", "Files", "GeoArchs4", "Hub", "ScBaseCount", "Source", "Tahoe", "parse_source"]

@@ -26,7 +26,7 @@ from cellmill.files import format_bytes, inside, is_disk_full, read_json, replac
 from cellmill.patience import PATIENCE, AgainError, Patience, Waits, is_passing, reason_of, retry_after
 from cellmill.progress import Counter, progress
 from cellmill.sources.checksums import differing, published
-from cellmill.sources.stores import door
+from cellmill.sources.stores import door, refusal
 
 log = logging.getLogger("cellmill")
 
@@ -224,6 +224,13 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 # The mirror
+
+
+def in_mirror(mirror: Path | None, address: str, checksum: str | None = None) -> Path | None:
+    """The mirror's copy of an address, not verified; None where it has none."""
+    kind, _, value = (checksum or "").partition(":")
+    copy = _find_in_mirror(mirror, address, value if kind == "sha256" else None, None, by_name=not checksum)
+    return None if copy is None else copy[0]
 
 
 def _find_in_mirror(
@@ -529,7 +536,7 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
         raise AgainError(f"HTTP {code}", retry_after(response.headers))
     said = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
     if code == 206:
-        start, total = _content_range(response.headers)
+        start, total = content_range(response.headers)
         # Some servers heed Range and not If-Range: compare what they say of the file, too.
         now = said | {"total": total}
         changed = any(v is not None and v != part.known[k] for k, v in now.items() if part.known.get(k) is not None)
@@ -539,12 +546,8 @@ def _begin(response: requests.Response, address: str, part: _Part, offset: int) 
         log.info("%s: going on after %s", redacted(address), format_bytes(offset))
         return total
     if code != 200:
-        fixes = {404: "Check the address.", 410: "Check the address."}
-        fix = fixes.get(code, "Check the address, and whether it asks for a login or an agreement.")
-        if address.startswith("gs://") and code != 404:
-            fix += " A bucket whose requester pays needs a project that is billed."
         found = f"the server answers HTTP {code} {response.reason or ''}".rstrip() + "."
-        raise CellmillError(redacted(address), found, fix)
+        raise CellmillError(redacted(address), found, refusal(address, code))
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
     answers = [*(before.headers for before in response.history), response.headers]
@@ -567,7 +570,8 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
         yield block
 
 
-def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """The first byte of a partial answer, and the size of the whole file; None where the server does not say."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if match is None:
         return None, None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cellmill.contracts.plan import Member
+from cellmill.contracts.plan import Member, members_of, read_plan
 from cellmill.errors import CellmillError, nearest
 from cellmill.sources.checksums import is_checksum
 from cellmill.sources.stores import is_address
@@ -41,7 +42,8 @@ when the parts are planned."""
     """A table with tabs between its columns: `address`, and where you know them `member` (the name of the file), \
 `part`, `cells`, `bytes`, `sha256` or `checksum` (`md5:…`, `crc32c:…`). Other columns stay with the cells."""
     slice: PositiveInt | None = None
-    """Cut files with more cells into so many rows; of local h5ad files. `null`: files stay whole."""
+    """Cut h5ad files with more cells into so many rows; one at an address is fetched once for all its slices. \
+`null`: files stay whole."""
     part_cells: PositiveInt = 250_000
     """Of what is planned: small files are bundled into parts of at most so many cells."""
     sha256: dict[Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = {}
@@ -54,9 +56,6 @@ when the parts are planned."""
     def _one_way(self) -> Files:
         if sum(map(bool, (self.files, self.glob, self.table))) != 1:
             raise ValueError("name the files by exactly one of 'files', 'glob' and 'table'")
-        remote = [v for v in (*self.files.values(), *self.glob) if is_address(v)]
-        if self.slice is not None and remote:
-            raise ValueError(f"slices are of local files, and '{remote[0]}' is not: download it first")
         return self
 
     @property
@@ -98,9 +97,6 @@ when the parts are planned."""
             members = read_table(base / self.table)
         except CellmillError as error:
             return [f"table: {error}"]
-        remote = [m.address for m in members if is_address(m.address)]
-        if self.slice is not None and remote:
-            return [f"slice: slices are of local files, and '{remote[0]}' of the table is not. Download it first."]
         missing = [m.address for m in members if not is_address(m.address) and not (base / m.address).exists()]
         if missing:
             return [f"table: {len(missing)} of its files are not there, the first of them '{missing[0]}'."]
@@ -176,7 +172,7 @@ def _from_row(where: str, row: dict[str, str | None]) -> Member:
 def member_name(address: str) -> str:
     """The name of a file without its folder and its ending."""
     name = address.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"\.(h5ad|h5ad\.gz|h5|tar\.gz|tgz|zarr|zarr\.zip)$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"\.(h5ad|h5ad\.gz|h5|tar\.gz|tgz|zarr|zarr\.zip|parquet)$", "", name, flags=re.IGNORECASE)
 
 
 def checked_name(where: object, name: str) -> str:
@@ -186,9 +182,27 @@ def checked_name(where: object, name: str) -> str:
     return name
 
 
+def shared_files(plan: str | PathLike[str], part: str) -> list[Member]:
+    """Members of the part that are rows of a file at an address, which is fetched once for all parts that share it."""
+    return [m for m in members_of(plan, part) if m.rows is not None and is_address(m.address)]
+
+
+def shared_file(plan: str | PathLike[str], name: str) -> Member:
+    """What the plan says of a file that parts share, by the name of its members: its address, size and checksum.
+
+    Raises:
+        CellmillError: the plan has no such file.
+    """
+    for member in read_plan(plan).members:
+        if member.name == name and member.rows is not None and is_address(member.address):
+            return member
+    raise CellmillError(plan, f"no parts share a file '{name}'.", "Ask for one that they share.")
+
+
 def sliced(member: Member, rows: int | None) -> list[Member]:
-    """The member, or its slices where it has more cells than ``rows``."""
-    if rows is None or member.cells is None or member.cells <= rows:
+    """The member, or its slices where it is an h5ad file with more cells than ``rows``."""
+    h5ad = member.address.partition("?")[0].lower().endswith(".h5ad")
+    if rows is None or not h5ad or member.cells is None or member.cells <= rows:
         return [member]
     starts = range(0, member.cells, rows)
     ends = (min(start + rows, member.cells) for start in starts)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from cellmill.config import Project
-from cellmill.contracts.plan import Member, plan_file, read_plan
+from cellmill.contracts.plan import Plan, plan_file, read_plan
 from cellmill.files import format_bytes, inside, replacing
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.sources import Source
@@ -85,8 +84,11 @@ def _wanted(project: Project, to: Path, scratch: Path) -> list[Wanted]:
                 add(source.catalogue_address, None, None, billed)
             for address in _catalogues(source):
                 add(address, None, None)
-            for member in _members(project, name, scratch):
+            plan = _plan(project, name, scratch)
+            for member in plan.members:
                 add(member.address, member.checksum, member.bytes, billed)
+            if table := plan.facts.get("gene_table"):
+                add(table["address"], table["checksum"], table["bytes"])
         elif isinstance(source, Files):
             for part, address in source.files.items():
                 known, sha256 = ledger.by_address(address), source.sha256.get(part)
@@ -107,9 +109,9 @@ def _catalogues(source: Source) -> list[str]:
     return source.catalogue_addresses if isinstance(source, Census) else []
 
 
-def _members(project: Project, dataset: str, scratch: Path) -> Sequence[Member]:
-    """The members of the plan that is there, else of one that is made here."""
+def _plan(project: Project, dataset: str, scratch: Path) -> Plan:
+    """The plan that is there, else one that is made here."""
     path = plan_file(dataset)
     if path.is_file():
-        return read_plan(path).members
-    return plan_dataset(project.datasets[dataset].source, scratch / f"{dataset}.tsv", mirror=None).members
+        return read_plan(path)
+    return plan_dataset(project.datasets[dataset].source, scratch / f"{dataset}.tsv", mirror=None)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from cellmill.contracts.plan import Member
 from cellmill.errors import CellmillError
-from cellmill.files import replacing
+from cellmill.files import read_json, replacing
 from cellmill.matrix.find import find_counts
 from cellmill.matrix.reader import CountsFile
 from cellmill.matrix.tables import storable
@@ -46,17 +46,26 @@ class Fetched:
 
 
 def fetch_members(
-    members: Sequence[Member], to: Path, *, mirror: Path | None, download: Download, project: str | None
+    members: Sequence[Member],
+    to: Path,
+    *,
+    mirror: Path | None,
+    download: Download,
+    project: str | None,
+    shared: Sequence[Path] = (),
 ) -> list[Fetched]:
     """Bring the members of a part to the folder ``to``; those on this disk stay where they are, and are verified.
 
     What is whole is kept, so that another call goes on after it. The first failure stops all.
+    Files that other parts share (``shared``, ``<member>.h5`` with its ``.json``) were fetched and verified already.
 
     Raises:
         CellmillError: a full disk, another checksum than the plan has, or what ``fetch`` raises.
     """
     remote = {m.address: Wanted(m.address, to / _file_name(m), m.checksum, m.bytes, project) for m in members}
-    remote = {address: wanted for address, wanted in remote.items() if is_address(address)}
+    whole = {path.stem: path for path in shared}
+    there = {m.address for m in members if m.name in whole}
+    remote = {address: wanted for address, wanted in remote.items() if is_address(address) and address not in there}
     needed = 2 * sum(w.bytes or 0 for w in remote.values()) - sum(w.there for w in remote.values())
     if remote:
         refuse_full_disk(to, needed=needed, what=f"{len(remote)} files and the part that is made of them")
@@ -65,6 +74,8 @@ def fetch_members(
     return [
         Fetched(m, remote[m.address].path, {"address": redacted(m.address), **found[m.address]})
         if m.address in remote
+        else Fetched(m, whole[m.name], read_json(whole[m.name].with_suffix(".json"))["file"])
+        if m.address in there
         else Fetched(m, Path(m.address), _verified(m))
         for m in members
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import io
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -18,12 +21,19 @@ from cellmill.files import inside, read_json, scratch
 from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.census import Census, h5ads_of_release, members_of_census, newest_files
+from cellmill.sources.fetch import redacted
 from cellmill.sources.files import Files, checked_name, member_name, read_table, sliced
+from cellmill.sources.geo_archs4 import GeoArchs4, windows
+from cellmill.sources.hub import Hub, chosen, gene_table, pinned
+from cellmill.sources.remote import cells_of, look_into, size_and_cells
 from cellmill.sources.scbasecount import ScBaseCount, samples
-from cellmill.sources.stores import Listed, folder, is_address, listing, opened
+from cellmill.sources.stores import Listed, folder, is_address, listing
 from cellmill.sources.tahoe import Tahoe, members_of_tahoe
 
 log = logging.getLogger("cellmill")
+
+LOOKS = 8
+"""Files that are looked into at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,11 @@ def read_catalogue(source: Source, place: Path, mirror: Path | None) -> Catalogu
     if isinstance(source, Tahoe):
         return _of_tahoe(source, mirror)
     if isinstance(source, Files) and source.planned:
-        return _of_files(source)
+        return _of_files(source, mirror)
+    if isinstance(source, GeoArchs4):
+        return _of_archs4(source, mirror)
+    if isinstance(source, Hub):
+        return _of_hub(source, mirror)
     raise ValueError(f"the parts of '{source.kind}' are known without a plan")
 
 
@@ -121,7 +135,6 @@ def _of_scbasecount(source: ScBaseCount, place: Path, mirror: Path | None) -> Ca
 
 def _of_census(source: Census, place: Path, mirror: Path | None) -> Catalogue:
     from cellmill.sources.fetch import fetch
-    from cellmill.sources.s3 import public_folder
 
     def read(address: str, name: str) -> Any:
         path = place / name if is_address(address) else Path(address)
@@ -137,7 +150,7 @@ def _of_census(source: Census, place: Path, mirror: Path | None) -> Catalogue:
         if is_address(folder_):
             files = {} if mirror is None else _mirrored(mirror, folder_)
             if not files:
-                listed = public_folder(folder_)
+                listed = folder(folder_)
                 files = {file.address.removeprefix(f"{folder_}/"): (file.bytes, file.checksum) for file in listed}
         else:
             files = {p.name: (p.stat().st_size, None) for p in Path(folder_).glob("*.h5ad")}
@@ -164,8 +177,10 @@ def _of_tahoe(source: Tahoe, mirror: Path | None) -> Catalogue:
         if file.address in local:
             with open(local[file.address], "rb") as stream:
                 return cells_in(stream, file.address)
-        with opened(file.address, project=source.requester_pays) as stream:
-            return cells_in(stream, file.address)
+        _, cells = size_and_cells(file.address, mirror=mirror, project=source.requester_pays)
+        if cells is None:
+            raise CellmillError(file.address, "neither h5ad nor Parquet.", "Correct source.root.")
+        return cells
 
     return Catalogue(*members_of_tahoe(source, files, look))
 
@@ -183,8 +198,7 @@ def cells_in(stream: BinaryIO, address: str) -> int:
         if address.endswith(".parquet"):
             return int(pq.ParquetFile(stream).metadata.num_rows)
         with h5py.File(stream, "r") as file:
-            obs = file["obs"]
-            return len(obs if isinstance(obs, h5py.Dataset) else obs[obs.attrs.get("_index", "index")])
+            return cells_of(file)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise CellmillError(address, f"not readable ({error}).", "Get it again, or try later.") from error
 
@@ -203,7 +217,32 @@ def _mirrored(mirror: Path, address: str) -> dict[str, tuple[int | None, str | N
     }
 
 
-def _of_files(source: Files) -> Catalogue:
+def _of_archs4(source: GeoArchs4, mirror: Path | None) -> Catalogue:
+    checksum = None if source.sha256 is None else f"sha256:{source.sha256}"
+    where = redacted(source.file) if is_address(source.file) else source.file
+    with contextlib.ExitStack() as stack:
+        if is_address(source.file):
+            opened: Any = stack.enter_context(look_into(source.file, mirror=mirror, checksum=checksum))
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+        else:
+            opened, size = source.file, Path(source.file).stat().st_size
+        try:
+            members, facts = windows(stack.enter_context(h5py.File(opened, "r")), source, size=size, where=where)
+        except (OSError, KeyError) as error:
+            raise CellmillError(where, f"not readable as HDF5 ({error}).", "Get it again.") from error
+    return Catalogue(members, facts)
+
+
+def _of_hub(source: Hub, mirror: Path | None) -> Catalogue:
+    commit = pinned(source)
+    mirrored = {} if mirror is None else _mirrored(mirror, source.folder(commit))
+    members = looked_into(chosen(source, commit, mirrored), mirror)
+    facts = {"files": len(members), "commit": commit, **gene_table(source, commit, mirrored)}
+    return Catalogue([s for member in members for s in sliced(member, source.slice)], facts)
+
+
+def _of_files(source: Files, mirror: Path | None) -> Catalogue:
     if source.table is not None:
         members = read_table(Path(source.table))
     elif source.glob:
@@ -213,6 +252,8 @@ def _of_files(source: Files) -> Catalogue:
         sums = source.sha256
         members = [replace(m, checksum=f"sha256:{sums[m.name]}" if m.name in sums else None) for m in members]
     members = sorted((measured(m) for m in members), key=lambda m: m.name)
+    if source.slice is not None:
+        members = looked_into(members, mirror)
     return Catalogue([s for member in members for s in sliced(member, source.slice)], {"files": len(members)})
 
 
@@ -238,6 +279,19 @@ def _found(patterns: Iterable[str]) -> list[Member]:
     return list(found.values())
 
 
+def looked_into(members: Sequence[Member], mirror: Path | None) -> list[Member]:
+    """The members with the size and cells of h5ad and Parquet files at addresses, where these are not known."""
+
+    def look(member: Member) -> Member:
+        if not is_address(member.address) or member.cells is not None:
+            return member
+        size, cells = size_and_cells(member.address, mirror=mirror, checksum=member.checksum)
+        return replace(member, bytes=size if member.bytes is None else member.bytes, cells=cells)
+
+    with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
+        return list(pool.map(look, members))
+
+
 def measured(member: Member) -> Member:
     """The member with its size, and the cells of an h5ad file, where it is local and these are not known."""
     path = Path(member.address)
@@ -249,6 +303,9 @@ def measured(member: Member) -> Member:
         return member
     cells = member.cells
     if cells is None and path.suffix == ".h5ad":
-        with open(path, "rb") as stream:
-            cells = cells_in(stream, member.address)
+        try:
+            with h5py.File(path) as file:
+                cells = cells_of(file)
+        except (OSError, KeyError) as error:
+            raise CellmillError(path, f"not a readable h5ad file ({error}).", "Get it again.") from error
     return replace(member, cells=cells, bytes=path.stat().st_size)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled, recover_counts
 from cellmill.sources.download import Download
 from cellmill.sources.fetch import Traffic, fetch, file_name, redacted
-from cellmill.sources.files import Files
+from cellmill.sources.files import Files, shared_file
+from cellmill.sources.geo_archs4 import GeoArchs4, take_samples
+from cellmill.sources.hub import Hub
 from cellmill.sources.ledger import Ledger
-from cellmill.sources.parallel import Wanted, fetch_all
+from cellmill.sources.parallel import Wanted, fetch_all, refuse_full_disk
+from cellmill.sources.parquet_cells import GeneTable, convert_parquet, read_gene_table
 from cellmill.sources.scbasecount import ScBaseCount
 from cellmill.sources.stores import is_address
 from cellmill.sources.tahoe import Tahoe
@@ -43,6 +47,7 @@ def retrieve_part(
     ledger: Path,
     mirror: Path | None,
     plan: Path | None = None,
+    shared: Sequence[Path] = (),
     counts: str = "auto",
     download: Download | None = None,
 ) -> None:
@@ -60,6 +65,7 @@ def retrieve_part(
         ledger: ``resources/ledger.tsv``, asked for checksums that the config does not give.
         mirror: a folder with a ``SHA256SUMS`` that is asked before the network.
         plan: ``plan.tsv``, where the source has one; the provenance then has ``members`` in place of one file.
+        shared: of a plan, the files that other parts share, as ``retrieve_file`` made them.
         counts: of a plan, where the counts of each member are.
         download: how files are fetched.
 
@@ -69,7 +75,7 @@ def retrieve_part(
     out, provenance = Path(out), Path(provenance)
     out.parent.mkdir(parents=True, exist_ok=True)
     if plan is not None:
-        facts = _from_plan(source, part, out, plan, counts, mirror, download or Download())
+        facts = _from_plan(source, part, out, plan, shared, counts, mirror, download or Download())
     elif isinstance(source, Bundled):
         facts = _from_package(source, out)
     elif not isinstance(source, Files):
@@ -81,27 +87,57 @@ def retrieve_part(
     write_json(provenance, {"contract": str(RAW), "kind": source.kind, "part": part} | facts)
 
 
+def retrieve_file(plan: Path, name: str, out: Path, *, mirror: Path | None, download: Download | None = None) -> None:
+    """Fetch a file of which several parts take rows, ``out``, and write down beside it what it is, as ``.json``.
+
+    Raises:
+        CellmillError: what ``fetch`` raises, or a full disk.
+    """
+    member, out = shared_file(plan, name), Path(out)
+    record = out.with_name(f"{out.name}.sha256")
+    wanted = Wanted(member.address, out, member.checksum, member.bytes, record=record)
+    refuse_full_disk(out.parent, needed=max(0, (member.bytes or 0) - wanted.there), what=redacted(member.address))
+    (found,) = fetch_all([wanted], mirror=mirror, download=download or Download())
+    file = {"address": redacted(member.address), "sha256": found.sha256, "bytes": found.bytes, "origin": found.origin}
+    write_json(out.with_suffix(".json"), {"contract": str(RAW), "member": name, "file": file})
+
+
 def _from_plan(
-    source: Source, part: str, out: Path, plan: Path, counts: str, mirror: Path | None, download: Download
+    source: Source,
+    part: str,
+    out: Path,
+    plan: Path,
+    shared: Sequence[Path],
+    counts: str,
+    mirror: Path | None,
+    download: Download,
 ) -> dict[str, Any]:
     from cellmill.contracts.plan import members_of
     from cellmill.sources.members import Fetched, combine, fetch_members
 
     folder = out.parent / ".download" / part
     project = source.requester_pays if isinstance(source, ScBaseCount | Tahoe) else None
-    fetched = fetch_members(members_of(plan, part), folder, mirror=mirror, download=download, project=project)
+    members = members_of(plan, part)
+    fetched = fetch_members(
+        members, folder, mirror=mirror, download=download, project=project, shared=[Path(path) for path in shared]
+    )
+    if isinstance(source, GeoArchs4):
+        (only,) = fetched
+        facts = take_samples(only.path, only.member, source, out)
+        return {**facts, "members": [{**only.facts, **facts["members"][0]}], "note": "Samples of ARCHS4."}
     ready = []
     with scratch(out) as place:
+        genes = _gene_table(source, plan, folder, mirror, download)
         tables = _tahoe_tables(source, folder, mirror, download) if isinstance(source, Tahoe) else None
         for f in fetched:
-            suffix = "folder" if f.path.is_dir() else suffix_of(str(f.path), f.path.name)
+            suffix = "folder" if f.path.is_dir() else ".h5ad" if f.member.rows else suffix_of(str(f.path), f.path.name)
             path, note = f.path, ""
             if suffix == ".parquet" and tables is not None:
                 path = place / f"{f.member.name}.h5ad"
                 note = tables.decode(f.path, path)
             elif suffix != ".h5ad":
                 path = place / f"{f.member.name}.h5ad"
-                note = _convert(f.path, suffix, path, source.genome if isinstance(source, Files) else None)
+                note = _convert(f.path, suffix, path, source, genes)
             check_h5ad(path, shown=f.path)
             ready.append(Fetched(f.member, path, {**f.facts, "note": note}))
         rounded = isinstance(source, ScBaseCount) and source.round
@@ -119,6 +155,18 @@ def _tahoe_tables(source: Tahoe, to: Path, mirror: Path | None, download: Downlo
     wanted = {name: Wanted(a, to / f"{name}_metadata.parquet") for name, a in source.tables.items() if is_address(a)}
     fetch_all(list(wanted.values()), mirror=mirror, download=download)
     return read_tables({n: wanted[n].path if n in wanted else Path(a) for n, a in source.tables.items()})
+
+
+def _gene_table(source: Source, plan: Path, to: Path, mirror: Path | None, download: Download) -> GeneTable | None:
+    """The genes that numbers in Parquet stand for, where a table of the repository says so."""
+    from cellmill.contracts.plan import read_plan
+
+    known = read_plan(plan).facts.get("gene_table")
+    if known is None or not isinstance(source, Hub) or source.parquet is None:
+        return None
+    path = to / f"genes{Path(known['address']).suffix}"
+    fetch_all([Wanted(known["address"], path, known["checksum"], known["bytes"])], mirror=mirror, download=download)
+    return read_gene_table(path, source.parquet)
 
 
 def _from_package(source: Bundled, out: Path) -> dict[str, Any]:
@@ -149,7 +197,7 @@ def _from_path(source: Files, part: str, out: Path) -> dict[str, Any]:
         _link(path, out)
         note = "A link to the file itself."
     else:
-        note = _convert(path, suffix, out, source.genome)
+        note = _convert(path, suffix, out, source)
     size = None if path.is_dir() else path.stat().st_size
     return {"path": given, "sha256": wanted, "bytes": size, "note": note}
 
@@ -181,7 +229,7 @@ def _from_address(
             os.replace(path, out)
             note = ""
         else:
-            note = _convert(path, suffix, out, source.genome)
+            note = _convert(path, suffix, out, source)
     except CellmillError:
         if first:  # what cannot be read (a login page, say) must not become what is expected from now on
             record.unlink(missing_ok=True)
@@ -216,8 +264,8 @@ def suffix_of(where: str, name: str) -> str:
         raise CellmillError(
             where,
             f"cannot tell from '{name}' what this is.",
-            f"Readable are {', '.join(READABLE)} (.h5, .tar.gz: of 10x; .parquet: of source `tahoe`), and local "
-            "folders: .zarr, or a matrix.mtx.",
+            f"Readable are {', '.join(READABLE)} (.h5, .tar.gz: of 10x; .parquet: of the sources `hub` and `tahoe`), "
+            "and local folders: .zarr, or a matrix.mtx.",
         )
     return max(fitting, key=len)
 
@@ -236,7 +284,7 @@ def _verify(part: str, path: Path, wanted: str) -> None:
         )
 
 
-def _convert(path: Path, suffix: str, out: Path, genome: str | None) -> str:
+def _convert(path: Path, suffix: str, out: Path, source: Source, genes: GeneTable | None = None) -> str:
     """Make ``out`` from a file that is no h5ad; a sentence on what was left out."""
     from cellmill.matrix.zarr_store import convert_zarr, is_zarr
 
@@ -246,9 +294,13 @@ def _convert(path: Path, suffix: str, out: Path, genome: str | None) -> str:
     if suffix == "folder":
         return convert_tenx_folder(path, out)
     if suffix == ".h5":
-        return convert_tenx_h5(path, out, genome=genome)
+        return convert_tenx_h5(path, out, genome=source.genome if isinstance(source, Files | Hub) else None)
     if suffix == ".parquet":
-        raise CellmillError(path, "it is Parquet, and nothing says how it holds cells.", "Name an h5ad file.")
+        if not isinstance(source, Hub) or source.parquet is None:
+            raise CellmillError(
+                path, "Parquet, and nothing says how it holds cells.", "Name it by source `hub`, with `parquet:`."
+            )
+        return convert_parquet(path, out, source.parquet, genes)
     if suffix == ".h5ad.gz":
         return _gunzip(path, out)
     with scratch(out) as folder:

@@ -1,20 +1,21 @@
 """Object stores: the http(s) address behind ``gs://``, ``hf://`` and ``s3://``, and what a folder there holds.
 
-Bytes always come over http(s) (``fetch``), which resumes, retries and verifies; listings and logins are fsspec's.
+Bytes always come over http(s) (``fetch``), which resumes, retries and verifies; listings and logins are those of
+fsspec, and of obstore for ``s3://`` (``amazon``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from cellmill.errors import CellmillError
+from cellmill.sources import amazon
 from cellmill.sources.checksums import of_listing
 
 SCHEMES = ("http", "https", "gs", "hf", "s3")
@@ -49,7 +50,7 @@ def door(address: str, *, project: str | None = None) -> Door:
 
     ``gs://bucket/name`` becomes an address of Google Cloud Storage's JSON API (at ``STORAGE_EMULATOR_HOST``, where that
     is set), ``hf://datasets/owner/name[@revision]/path`` one of the Hugging Face Hub (at ``HF_ENDPOINT``), and
-    ``s3://bucket/name`` one of Amazon's store (at ``AWS_ENDPOINT_URL``), which is asked without a login.
+    ``s3://bucket/name`` one of Amazon's store (at ``AWS_ENDPOINT_URL``), signed where there is a login (``amazon``).
 
     Args:
         project: the Google Cloud project that is billed, for buckets whose requester pays.
@@ -66,15 +67,16 @@ def door(address: str, *, project: str | None = None) -> Door:
     if parts.scheme == "hf":
         kind, repository, revision, name = _hub(address)
         host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        token = os.environ.get("HF_TOKEN")
+        token = _hub_token()
         prefix = "" if kind == "models" else f"{kind}/"
         return Door(
             f"{host}/{prefix}{repository}/resolve/{quote(revision, safe='')}/{quote(name)}",
             {"Authorization": f"Bearer {token}"} if token else {},
         )
     if parts.scheme == "s3":
-        host, name = os.environ.get("AWS_ENDPOINT_URL", "").rstrip("/"), address.removeprefix(f"s3://{parts.netloc}/")
-        return Door(f"{f'{host}/{parts.netloc}' if host else f'https://{parts.netloc}.s3.amazonaws.com'}/{quote(name)}")
+        other, name = amazon.endpoint(), address.removeprefix(f"s3://{parts.netloc}/")
+        base = f"https://{parts.netloc}.s3.amazonaws.com" if other is None else f"{other}/{parts.netloc}"
+        return Door(amazon.signed(parts.netloc, name) or f"{base}/{quote(name)}")
     return Door(address)
 
 
@@ -84,6 +86,35 @@ def _login(filesystem: Any, headers: dict[str, str]) -> None:
     except Exception as error:  # google.auth has many, and comes with gcsfs
         fix = "Type: gcloud auth application-default login"
         raise CellmillError("gs://", f"the login to Google failed ({type(error).__name__}).", fix) from error
+
+
+def _hub_token() -> str | None:
+    """``HF_TOKEN``, else what ``hf auth login`` keeps."""
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        return os.environ.get("HF_TOKEN") or None
+    return get_token()
+
+
+def refusal(address: str, code: int) -> str:
+    """What to do where a server refuses a file with an HTTP status."""
+    scheme = address.partition("://")[0]
+    if scheme == "hf" and code in (401, 403, 404):
+        kind, repository, _, _ = _hub(address)
+        page = f"https://huggingface.co/{'' if kind == 'models' else f'{kind}/'}{repository}"
+        return (
+            "Check the address. A private repository needs a token that may read it (HF_TOKEN, or `hf auth login`); "
+            f"a gated one also asks you to accept its terms at {page}."
+        )
+    if code in (404, 410):
+        return "Check the address."
+    if scheme == "s3":
+        return amazon.refusal()
+    fix = "Check the address, and whether it asks for a login or an agreement."
+    if scheme == "gs":
+        fix += " A bucket whose requester pays needs a project that is billed."
+    return fix
 
 
 def _endpoint() -> str | None:
@@ -146,33 +177,26 @@ def listing(pattern: str, *, project: str | None = None) -> list[Listed]:
     Raises:
         CellmillError: the store cannot be asked.
     """
-    return _listed(pattern, _filesystem(pattern, project), "glob")
+    if not pattern.startswith("s3://"):
+        return _listed(pattern, _filesystem(pattern, project), "glob")
+    bucket, _, names = pattern.removeprefix("s3://").partition("/")
+    fits = name_pattern(names)
+    found = amazon.listed(bucket, re.split(r"[*?\[]", names, maxsplit=1)[0])
+    return sorted((Listed(f"s3://{bucket}/{n}", size, None) for n, size in found if fits.match(n)), key=_by_address)
+
+
+def name_pattern(pattern: str) -> re.Pattern[str]:
+    """What a pattern of names means: ``*`` and ``?`` stay in a folder, ``**`` does not."""
+    from fsspec.utils import glob_translate
+
+    return re.compile(glob_translate(pattern))
 
 
 def folder(address: str, *, project: str | None = None) -> list[Listed]:
     """All files below a folder of a store, sorted by address."""
+    if address.startswith("s3://"):
+        return listing(f"{address.rstrip('/')}/**", project=project)
     return _listed(address, _filesystem(address, project), "find")
-
-
-@contextlib.contextmanager
-def opened(address: str, *, project: str | None = None) -> Iterator[BinaryIO]:
-    """A file of a store for a look into it, by ranges of 1 MiB; cells come from files that were fetched and verified.
-
-    Raises:
-        CellmillError: the store does not give it.
-    """
-    filesystem = _filesystem(address, project)
-    try:
-        with filesystem.open(address.partition("://")[2], "rb", block_size=1 << 20, cache_type="blockcache") as file:
-            yield file
-    except CellmillError:
-        raise
-    except Exception as error:  # every store has errors of its own
-        raise CellmillError(
-            address,
-            f"cannot be looked into ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
-            "Run again later; check the address and the network.",
-        ) from error
 
 
 def _listed(address: str, filesystem: Any, how: str) -> list[Listed]:
@@ -183,13 +207,15 @@ def _listed(address: str, filesystem: Any, how: str) -> list[Listed]:
     except FileNotFoundError:
         return []
     except Exception as error:  # every store has errors of its own
-        raise CellmillError(
-            address,
-            f"cannot be listed ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
-            "Check the address, the network, and whether it asks for a login or bills its requester.",
-        ) from error
+        fix = "Check the address, the network, and whether it asks for a login or bills its requester."
+        said = " ".join(str(error).split())[:200]
+        raise CellmillError(address, f"cannot be listed ({type(error).__name__}: {said}).", fix) from error
     files = [(name, info) for name, info in found.items() if info.get("type", "file") == "file"]
     return sorted(
         (Listed(f"{scheme}://{name}", info.get("size"), of_listing(info)) for name, info in files),
-        key=lambda file: file.address,
+        key=_by_address,
     )
+
+
+def _by_address(file: Listed) -> str:
+    return file.address
