@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import h5py
+from typing import Any
 
 from cellmill.contracts.plan import Member, Plan, write_plan
 from cellmill.errors import CellmillError
@@ -19,8 +17,9 @@ from cellmill.sources import Source
 from cellmill.sources.bundled import Bundled
 from cellmill.sources.census import Census, h5ads_of_release, members_of_census, newest_files
 from cellmill.sources.files import Files, checked_name, member_name, read_table, sliced
+from cellmill.sources.look import cells_at, cells_in
 from cellmill.sources.scbasecount import ScBaseCount, samples
-from cellmill.sources.stores import Listed, folder, is_address, listing, opened
+from cellmill.sources.stores import Listed, folder, is_address, listing
 from cellmill.sources.tahoe import Tahoe, members_of_tahoe
 
 log = logging.getLogger("cellmill")
@@ -164,29 +163,9 @@ def _of_tahoe(source: Tahoe, mirror: Path | None) -> Catalogue:
         if file.address in local:
             with open(local[file.address], "rb") as stream:
                 return cells_in(stream, file.address)
-        with opened(file.address, project=source.requester_pays) as stream:
-            return cells_in(stream, file.address)
+        return cells_at(file, project=source.requester_pays)
 
     return Catalogue(*members_of_tahoe(source, files, look))
-
-
-def cells_in(stream: BinaryIO, address: str) -> int:
-    """The cells of an h5ad file, or the rows of a Parquet file; what else is in it is not read.
-
-    Raises:
-        CellmillError: it is neither.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if address.endswith(".parquet"):
-            return int(pq.ParquetFile(stream).metadata.num_rows)
-        with h5py.File(stream, "r") as file:
-            obs = file["obs"]
-            return len(obs if isinstance(obs, h5py.Dataset) else obs[obs.attrs.get("_index", "index")])
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise CellmillError(address, f"not readable ({error}).", "Get it again, or try later.") from error
 
 
 def _mirrored(mirror: Path, address: str) -> dict[str, tuple[int | None, str | None]]:

@@ -5,13 +5,11 @@ Bytes always come over http(s) (``fetch``), which resumes, retries and verifies;
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from cellmill.errors import CellmillError
@@ -152,27 +150,6 @@ def listing(pattern: str, *, project: str | None = None) -> list[Listed]:
 def folder(address: str, *, project: str | None = None) -> list[Listed]:
     """All files below a folder of a store, sorted by address."""
     return _listed(address, _filesystem(address, project), "find")
-
-
-@contextlib.contextmanager
-def opened(address: str, *, project: str | None = None) -> Iterator[BinaryIO]:
-    """A file of a store for a look into it, by ranges of 1 MiB; cells come from files that were fetched and verified.
-
-    Raises:
-        CellmillError: the store does not give it.
-    """
-    filesystem = _filesystem(address, project)
-    try:
-        with filesystem.open(address.partition("://")[2], "rb", block_size=1 << 20, cache_type="blockcache") as file:
-            yield file
-    except CellmillError:
-        raise
-    except Exception as error:  # every store has errors of its own
-        raise CellmillError(
-            address,
-            f"cannot be looked into ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
-            "Run again later; check the address and the network.",
-        ) from error
 
 
 def _listed(address: str, filesystem: Any, how: str) -> list[Listed]:
