@@ -81,8 +81,9 @@ class Handler(BaseHTTPRequestHandler):
             content = self.server.published.get(name, self.server.objects[name])
             etag = hashlib.md5(content).hexdigest() + self.server.etag_ending
             entries += f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key><Size>{len(content)}</Size>"
-            entries += f'<ETag>"{etag}"</ETag></Contents>'
+            entries += f'<LastModified>2026-01-12T00:00:00.000Z</LastModified><ETag>"{etag}"</ETag></Contents>'
         more = f"<NextContinuationToken>{end} more+/=</NextContinuationToken>" if end < len(names) else ""
+        more += f"<Name>{bucket}</Name><IsTruncated>{str(end < len(names)).lower()}</IsTruncated>"
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<ListBucketResult xmlns="{space}">{entries}{more}</ListBucketResult>'
         self.answer(200, body.encode(), {"Content-Type": "application/xml"})

@@ -81,19 +81,11 @@ def test_a_release_is_planned_of_its_bucket_and_of_the_catalogue(
         member = by_name[name]
         assert member.address == f"s3://{FOLDER}/{name}.h5ad"
         assert member.bytes == len(made.objects[f"{FOLDER}/{name}.h5ad"])
-        assert member.cells == made.datasets[name].n_obs and str(member.checksum).startswith("md5:")
+        assert member.cells == made.datasets[name].n_obs
         assert member.about["dataset_title"] == f"Title {int(name[-12:], 16) - 1}"
     primary = sum(int(made.datasets[name].obs["is_primary_data"].sum()) for name in HUMAN)
     expected = {"datasets": 7, "of_other_organisms": 1, "without_description": 1, "without_cells": 1}
     assert expected.items() <= plan.facts.items() and plan.facts["cells_asked_for"] == primary
-
-
-def test_files_that_were_sent_in_pieces_have_no_checksum(
-    store: Store, made: made_release.Census, tmp_path: Path
-) -> None:
-    """Their ETag is no md5."""
-    store.etag_ending = "-3"
-    assert {member.checksum for member in planned(store, tmp_path).members} == {None}
 
 
 def test_the_newest_files_are_those_of_the_catalogue(store: Store, made: made_release.Census, tmp_path: Path) -> None:
@@ -226,7 +218,7 @@ def test_catalogues_and_lists_are_asked_again(store: Store, made: made_release.C
     assert planned(store, tmp_path).members == expected
     store.faults[f"list {bucket}"] += [refuse(403)]
     (tmp_path / "plan.tsv").unlink()
-    with pytest.raises(CellmillError, match="cannot be listed: the store answered 403"):
+    with pytest.raises(CellmillError, match=r"cannot be listed \(HTTP 403\)"):
         planned(store, tmp_path)
     assert not (tmp_path / "plan.tsv").exists()
 
@@ -266,7 +258,7 @@ def test_a_file_that_changed_since_the_plan_is_refused(store: Store, made: made_
     """By its checksum; nothing stands where the part would."""
     plan = planned(store, tmp_path, datasets=[HUMAN[0]])
     store.faults[f"{FOLDER}/{HUMAN[0]}.h5ad"] += [damage]
-    with pytest.raises(CellmillError, match="has the checksum md5:"):
+    with pytest.raises(CellmillError, match="has the checksum crc32c:"):
         part(store, tmp_path, plan, "0000")
     assert not (tmp_path / "raw" / "0000.h5ad").exists()
     store.objects[f"{FOLDER}/{HUMAN[0]}.h5ad"] += b"more"

@@ -19,6 +19,7 @@ from cellmill.patience import Patience
 from cellmill.sources import Tahoe, parse_source
 from cellmill.sources.download import Download
 from cellmill.sources.plan import plan_dataset
+from cellmill.sources.remote import size_and_cells
 from cellmill.sources.retrieve import retrieve_part
 from cellmill.sources.tahoe_cells import decode_tokens, read_tables
 
@@ -88,6 +89,21 @@ def test_a_plate_is_not_fetched_to_plan(store: Store, made: made_release.Tahoe, 
     planned(tmp_path, plates=[1])
     asked = store.fetched(".h5ad")
     assert asked and all(at is not None and not at.endswith("-") for at in asked) and len(asked) < 4
+
+
+def test_a_look_goes_on_through_faults(store: Store, made: made_release.Tahoe, tmp_path: Path) -> None:
+    """Refused and cut; what is refused for good is one sentence without a plan."""
+    for name in made.objects:
+        store.faults[name] += [refuse(429), cut_at(10)] if name.endswith("00004-of-00009.parquet") else []
+    expected = planned(tmp_path, form="parquet").facts["cells"]
+    assert expected == sum(data.n_obs for data in made.full.values())
+    (tmp_path / "plan.tsv").unlink()
+    store.project = "mine"
+    with pytest.raises(CellmillError, match=r"cannot be listed"):
+        planned(tmp_path, plates=[1])
+    with pytest.raises(CellmillError, match=r"plate1_.*h5ad: the server answers HTTP 400"):
+        size_and_cells(f"gs://{ROOT}/2025-02-25/h5ad/plate1_{ENDING}", mirror=None)
+    assert not (tmp_path / "plan.tsv").exists()
 
 
 def test_parquet_files_are_bundled_by_their_rows(made: made_release.Tahoe, tmp_path: Path) -> None:

@@ -153,9 +153,10 @@ def _opened(bucket: str, config: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def code_of(error: Exception) -> str:
-    """What a store says is wrong, in a word: ``AccessDenied``, ``SignatureDoesNotMatch``; else the kind of error."""
+    """What a store says is wrong: ``AccessDenied``, ``SignatureDoesNotMatch``, ``HTTP 403``; else the kind of error."""
     found = re.search("<Code>([A-Za-z0-9.]+)</Code>", str(error))
-    return found[1] if found else type(error).__name__
+    status = re.search("status code: ([0-9]{3})", str(error))
+    return found[1] if found else f"HTTP {status[1]}" if status else type(error).__name__
 
 
 def refusal() -> str:

@@ -124,7 +124,7 @@ def decode_tokens(path: Path, out: Path, genes: pd.DataFrame) -> str:
             gene; or a value that is no count.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # a row group is not in memory whole
     except (OSError, pa.ArrowInvalid) as error:
         raise CellmillError(path, f"not readable as Parquet ({error}).", "Get it again.") from error
     with file:
