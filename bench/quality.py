@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,10 @@ def workflow(
         dataset = {"title": "Atlas", "source": source, "columns": columns or {}, "exports": exports}
         (folder / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
         command = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "2"]
-        command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]', "--"]
+        command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]']
+        if mirror := os.environ.get("CELLMILL_SHARED_DATA"):  # of outside files that tokenizers need
+            command.append(f"mirror={mirror}")
+        command.append("--")
         done = subprocess.run([*command, *targets], cwd=folder, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)

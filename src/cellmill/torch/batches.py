@@ -12,8 +12,8 @@ import torch
 
 from cellmill.torch.pool import empty, pool, received
 
-INLINE = 4_096
-"""Smaller tensors travel in the message itself."""
+INLINE = 16_384
+"""Smaller tensors travel in the message itself: who keeps the labels of a batch does not keep its counts."""
 
 
 class Batch(dict[str, Any]):
