@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cellmill.cli import FORMATS
-from cellmill.config import load_project
+from cellmill.config import load_datasets, load_project
+from cellmill.contracts.plan import Member, plan_file, write_plan
 from cellmill.costs import STAGES, estimate, measured
+from cellmill.sources.estimate import in_short
 
 TABLE = re.compile(r"^scale: ([\d,]+) cells.*\n.*\n((?:\w+ +\d+ .*\n)+)", re.MULTILINE)
 
@@ -57,6 +60,21 @@ def test_the_cost_of_what_was_measured_is_what_was_measured(repo: Path) -> None:
     assert stages["export"].per_dataset == pytest.approx((hf + others) * 2)
     more = {s.stage: s for s in estimate(project, "pbmc68k", cells=20_000_000, parts=2)}
     assert more["quality"].per_part == pytest.approx(10 * stages["quality"].per_part)
+
+
+def test_one_line_says_how_much_a_dataset_is(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dry run ends with; while its parts are not planned, where to look."""
+    shutil.copytree(repo / "config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    name = "scbasecount_mouse"
+    project = load_datasets([name])
+    assert in_short(project, name).endswith(f"how large they are beforehand: cellmill plan {name}")
+    members = [Member(f"{i}", f"SRX{i}", f"gs://bucket/{i}.h5ad", 250_000, 10**9) for i in range(8)]
+    write_plan(plan_file(name), members, {})
+    stages = estimate(project, name, cells=2_000_000, parts=8)
+    hours = sum(s.per_part + s.per_dataset for s in stages) / 3600
+    said = "2,000,000 cells; 8 parts; 8.0 GB of raw files, 8.0 GB to download"
+    assert in_short(project, name) == f"{name}: {said}; {hours:.2f} core-hours" and hours > 0.1
 
 
 def test_many_small_parts_cost_their_start(repo: Path) -> None:

@@ -51,6 +51,27 @@ def describe(dataset: str, *, cores: int) -> str:
     return "\n".join(lines)
 
 
+def in_short(project: Project, dataset: str) -> str:
+    """One line of it for the end of a dry run; a plan that is not made yet is not made for it.
+
+    Raises:
+        CellmillError: its plan or its files cannot be read.
+    """
+    spec, path = project.datasets[dataset], plan_file(dataset)
+    if spec.source.planned and not path.is_file():
+        return f"{dataset}: a first job plans its parts; how large they are beforehand: cellmill plan {dataset}"
+    known = _of_plan(read_plan(path), "") if spec.source.planned else _named(project, dataset)
+    cells = spec.subset.cells if spec.subset is not None else known.cells
+    said = [f"{_number(known.cells)} cells{_subset(project, dataset)}" if known.cells else "cells not known"]
+    said.append(f"{known.parts:,} part{'' if known.parts == 1 else 's'}")
+    if known.bytes is not None:
+        said.append(f"{format_bytes(known.bytes)} of raw files, {_size(known.download)} to download")
+    if cells is not None:
+        stages = estimate(project, dataset, cells=cells, parts=known.parts)
+        said.append(f"{sum(s.per_part + s.per_dataset for s in stages) / 3600:,.2f} core-hours")
+    return f"{dataset}: {'; '.join(said)}"
+
+
 def _planned(project: Project, dataset: str) -> Known:
     from cellmill.sources.plan import plan_dataset
 

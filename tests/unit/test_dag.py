@@ -1,4 +1,4 @@
-"""Groups of jobs: Snakemake's own checks in less time, and every job in one group."""
+"""Thousands of parts: every job in one group, Snakemake's own checks in less time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cellmill.operations.groups import circular
+from cellmill.operations.dag import circular, look_up_inputs
 
 WORKFLOW = """
 import sys
 sys.path.insert(0, {src!r})
 from snakemake.dag import DAG
-from cellmill.operations.groups import mend_groups
+from cellmill.operations.dag import mend_groups
 if {mended}:
     mend_groups(DAG)
 
@@ -71,6 +71,20 @@ def test_a_circle_between_groups_is_found() -> None:
     assert circular({"a": [], "b": ["a"], "c": [], "d": ["c"]}, {"a": 1, "d": 1, "b": 2, "c": 2})
 
 
+def test_an_input_is_found_among_thousands() -> None:
+    """As in the list itself, also after it grew, and for more lists than are remembered."""
+
+    class Files(list[str]):
+        pass
+
+    look_up_inputs(Files, wide=10)
+    lists = [Files(f"{n}.{i}" for i in range(5 + n)) for n in range(100)]
+    for n, files in [*enumerate(lists)] * 2:
+        assert f"{n}.{4 + n}" in files and f"{n + 1}.0" not in files and f"{n}.new" not in files
+    lists[50].append("50.new")
+    assert "50.new" in lists[50] and "50.0" in lists[50]
+
+
 def test_after_a_plan_every_job_is_in_one_group_of_the_size_asked_for(repo: Path, tmp_path: Path) -> None:
     """20 parts of three jobs, four parts to a group."""
     done = planned(repo, tmp_path, mended=True)
@@ -83,7 +97,7 @@ def test_after_a_plan_every_job_is_in_one_group_of_the_size_asked_for(repo: Path
 
 
 def test_snakemake_still_needs_to_be_mended(repo: Path, tmp_path: Path) -> None:
-    """Where this fails, Snakemake makes groups afresh itself: ``update_afresh`` in operations/groups.py can go."""
+    """Where this fails, Snakemake makes groups afresh itself: ``update_afresh`` in operations/dag.py can go."""
     groups = groups_of(planned(repo, tmp_path, mended=False).stdout)
     assert [len(group) for group in groups] != [12] * 5
 

@@ -1,9 +1,11 @@
-"""Groups of jobs at scale: what Snakemake 9.27 does with them, mended.
+"""Thousands of parts: what takes Snakemake 9.27 hours, or goes wrong, mended.
 
 - That no group waits for itself is found by a walk over all that a job needs, from every job of every group: hours for
   2,000 parts. Here the groups are sorted once; only where that finds a circle are Snakemake's own checks asked.
 - When a checkpoint is done, groups are made again out of those that were merged already: eight parts to a group become
   64, and some jobs stand in two groups. Here they are made afresh, and those at work stay as they are.
+- For every job that needs what is made over all parts, its file is compared with thousands of inputs of the job that
+  makes it. Here it is looked up.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def circular(needs: Mapping[Hashable, Iterable[Hashable]], group_of: Mapping[Has
 
 
 def mend_groups(dag: Any) -> None:
-    """Put the above into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing.
+    """Put the first two into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing.
 
     What is refused stays the same: without a circle between groups neither of Snakemake's checks can find one.
     """
@@ -72,3 +74,20 @@ def mend_groups(dag: Any) -> None:
     dag.validate_group = lambda self, group: None  # `_check_groups` follows, once all groups are known
     dag._check_groups = check_once
     dag.update_groups = update_afresh
+
+
+def look_up_inputs(files: Any, *, wide: int = 100) -> None:
+    """Have ``file in job.input`` look up in a set where there are many; ``files`` is Snakemake's class of inputs."""
+    recent: dict[int, tuple[Any, int, set[Any]]] = {}
+
+    def contains(self: Any, file: Any) -> bool:
+        if len(self) < wide:
+            return list.__contains__(self, file)
+        known = recent.get(id(self))  # that of this list: it is held as long as its id is
+        if known is None or known[1] != len(self):
+            if len(recent) >= 32:
+                recent.clear()
+            known = recent[id(self)] = (self, len(self), set(self))
+        return file in known[2]
+
+    files.__contains__ = contains
