@@ -102,7 +102,7 @@ def train(model: Any, cells: Cells, spec: Training, *, device: str, max_epochs: 
 
     A model is trained in one thread on the CPU: a product in several may add up in another order.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     stopping = None
     if spec.early_stopping:
