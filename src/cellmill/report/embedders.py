@@ -106,7 +106,7 @@ def _figure(found: Comparison) -> Any:
         ax.axhline(row, color=PALE, linewidth=0.6, zorder=0)
         if not values:
             ax.annotate("not measured", (0.0, row), (6, 0), textcoords="offset points", va="center", color=GREY)
-        for name, value in values.items():
+        for name, value in sorted(values.items(), key=lambda item: item[1]):  # the best lies on top
             ax.plot(value, row, "o", color=colors[name], markersize=7, clip_on=False)
         for name in found.best(measure):
             ax.plot(values[name], row, "o", color="none", markeredgecolor=colors[name], markersize=12, clip_on=False)
