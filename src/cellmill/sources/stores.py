@@ -1,7 +1,7 @@
 """Object stores: the http(s) address behind ``gs://``, ``hf://`` and ``s3://``, and what a folder there holds.
 
-Bytes always come over http(s) (``fetch``), which resumes, retries and verifies; listings and logins are those of fsspec,
-and of obstore for ``s3://`` (``amazon``).
+Bytes always come over http(s) (``fetch``), which resumes, retries and verifies; listings and logins are those
+of fsspec, and of obstore for ``s3://`` (``amazon``).
 """
 
 from __future__ import annotations
