@@ -96,6 +96,7 @@ def test_counts_do_not_depend_on_chunks_and_blocks(
     """However the file lies on the disk, and however little of it is in memory."""
     counts, said = archs4(Path("human.h5"), 90, **matrix)
     monkeypatch.setattr(geo_archs4, "BLOCK_BYTES", block)
+    monkeypatch.setattr(geo_archs4, "BLOCK_SAMPLES", 1 + block % 41)
     source = GeoArchs4(file="human.h5", keywords=["liver"])
     planned(source)
     found, _ = retrieve(source, "0000")

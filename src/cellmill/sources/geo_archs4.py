@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+BLOCK_SAMPLES = 1 << 14
+"""Samples of which a field is read at once."""
 BLOCK_BYTES = 1 << 27
 """Counts in memory at once, as a dense block of samples."""
 RULES = ("", "series", "keywords", "min_single_cell", "max_single_cell")
@@ -123,17 +125,31 @@ class _File:
     def n_genes(self) -> int:
         return int(self.matrix.shape[1 if self.transposed else 0])
 
-    def texts(self, field: str, rows: slice) -> list[str | None]:
-        """A field of samples as text, stripped; None where it is empty."""
-        values = _strings(self.samples[field], rows)
-        return [text or None for text in (value.strip() for value in values)]
+    def blocks(self, field: str, first: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """A field of the samples from the first up to the last, block by block: where it starts, and its values."""
+        for start in range(first, stop, BLOCK_SAMPLES):
+            yield start, _values(self.samples[field][start : min(start + BLOCK_SAMPLES, stop)])
+
+    def of_samples(self, field: str, samples: np.ndarray) -> np.ndarray:
+        """A field of some samples, by their places in the file, rising."""
+        import numpy as np
+
+        pieces = []
+        for start in np.unique(samples // BLOCK_SAMPLES) * BLOCK_SAMPLES:
+            inside = samples[(samples >= start) & (samples < start + BLOCK_SAMPLES)]
+            found = self.samples[field][inside[0] : inside[-1] + 1]
+            pieces.append(_values(found[inside - inside[0]]))
+        return np.concatenate(pieces)
 
 
-def _strings(data: h5py.Dataset, rows: slice = slice(None)) -> list[str]:
-    found = data[rows]
-    if found.dtype.kind in "SO":
-        return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in found]
-    return [str(v) for v in found]
+def _values(found: np.ndarray) -> np.ndarray:
+    """Numbers as they are; texts stripped, None where they are empty."""
+    import numpy as np
+
+    if found.dtype.kind not in "SO":
+        return found
+    texts = (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in found)
+    return np.array([text.strip() or None for text in texts], object)
 
 
 def _opened(file: h5py.File, where: object) -> _File:
@@ -169,29 +185,29 @@ def _opened(file: h5py.File, where: object) -> _File:
     return _File(where, matrix, kept, of_genes, transposed=matrix.shape != (genes, samples))
 
 
-def _reasons(file: _File, source: GeoArchs4, rows: slice) -> np.ndarray:
-    """Why samples are not taken (rows,) int8: the place of the first of ``RULES`` that they fail; 0 where taken."""
+def _reasons(file: _File, source: GeoArchs4, first: int, stop: int) -> np.ndarray:
+    """Why samples from the first up to the last are not taken: 0 where they are, else the place in ``RULES`` (int8)."""
     import numpy as np
     import pandas as pd
 
-    n = len(range(*rows.indices(file.n_samples)))
-    reasons = np.zeros(n, np.int8)
+    reasons = np.zeros(stop - first, np.int8)
 
     def fail(rule: str, passes: np.ndarray) -> None:
         reasons[(reasons == 0) & ~passes] = RULES.index(rule)
 
     if source.series:
         pattern = re.compile(rf"(?<![A-Z0-9])(?:{'|'.join(source.series)})(?![0-9])")
-        fail("series", _found_in(file, "series_id", rows, [pattern]))
+        fail("series", _found_in(file, "series_id", first, stop, [pattern]))
     if source.keywords:
         patterns = [re.compile(keyword, re.IGNORECASE) for keyword in source.keywords]
-        passes = np.zeros(n, bool)
+        passes = np.zeros(len(reasons), bool)
         for field in source.fields:
-            passes |= _found_in(file, field, rows, patterns)
+            passes |= _found_in(file, field, first, stop, patterns)
         fail("keywords", passes)
     if source.min_single_cell is not None or source.max_single_cell is not None:
         field = _field(file, "singlecellprobability")
-        chance = pd.to_numeric(pd.Series(file.texts(field, rows)), errors="coerce").to_numpy(float)
+        said = np.concatenate([values for _, values in file.blocks(field, first, stop)])
+        chance = pd.to_numeric(pd.Series(said), errors="coerce").to_numpy(float)
         if source.min_single_cell is not None:
             fail("min_single_cell", chance >= source.min_single_cell)
         if source.max_single_cell is not None:
@@ -205,14 +221,16 @@ def _field(file: _File, name: str) -> str:
     return name
 
 
-def _found_in(file: _File, field: str, rows: slice, patterns: Sequence[re.Pattern[str]]) -> np.ndarray:
-    """Which samples (rows,) have one of the patterns in a field; each different text is looked at once."""
+def _found_in(file: _File, field: str, first: int, stop: int, patterns: Sequence[re.Pattern[str]]) -> np.ndarray:
+    """Which samples have one of the patterns in a field (samples,); each different text is looked at once."""
     import numpy as np
     import pandas as pd
 
-    codes, texts = pd.factorize(pd.Series(file.texts(_field(file, field), rows), dtype=object))
-    hits = np.array([any(p.search(text) for p in patterns) for text in texts] + [False], bool)
-    found: np.ndarray = hits[codes]
+    found = np.zeros(stop - first, bool)
+    for start, values in file.blocks(_field(file, field), first, stop):
+        codes, texts = pd.factorize(values)
+        hits = np.array([*(any(p.search(str(text)) for p in patterns) for text in texts), False], bool)
+        found[start - first : start - first + len(values)] = hits[codes]
     return found
 
 
@@ -231,13 +249,14 @@ def windows(file: h5py.File, source: GeoArchs4, *, size: int | None, where: str)
     opened = _opened(file, where)
     n_samples = opened.n_samples
     if source.series:
-        texts = set(opened.texts(_field(opened, "series_id"), slice(None)))
-        known = {series for text in texts for series in re.findall("GSE[0-9]+", text or "")}
+        known: set[str] = set()
+        for _, values in opened.blocks(_field(opened, "series_id"), 0, n_samples):
+            known.update(series for text in set(values.tolist()) for series in re.findall("GSE[0-9]+", text or ""))
         for series in source.series:
             if series not in known:
                 said = f"no sample of {where} is of {series}."
                 raise CellmillError("source.series", said, "Correct it, or take a newer file.")
-    reasons = _reasons(opened, source, slice(None))
+    reasons = _reasons(opened, source, 0, n_samples)
     taken = np.flatnonzero(reasons == 0)
     counted = np.bincount(reasons, minlength=len(RULES)).tolist()
     facts: dict[str, Any] = {
@@ -280,22 +299,21 @@ def take_samples(path: Path, member: Member, source: GeoArchs4, out: Path) -> di
     with open_h5ad(path) as opened:
         file = _opened(opened, path)
         first, stop = member.rows or (0, file.n_samples)
-        chosen = np.flatnonzero(_reasons(file, source, slice(first, stop)) == 0)
+        chosen = first + np.flatnonzero(_reasons(file, source, first, min(stop, file.n_samples)) == 0)
         if stop > file.n_samples or len(chosen) != member.cells:
             raise CellmillError(
                 path,
                 f"{len(chosen):,} of its samples {first:,} to {stop:,} are taken, and {member.cells:,} were planned.",
                 "It has changed: delete plan.tsv, and it is planned anew.",
             )
-        obs = {f: np.array(file.texts(f, slice(first, stop)), object)[chosen] for f in sorted(file.samples)}
-        table = pd.DataFrame({f: _numbers(texts) for f, texts in obs.items() if f != _ID})
-        table.index = pd.Index(obs[_ID].astype(str), name=_ID)
+        obs = pd.DataFrame({field: file.of_samples(field, chosen) for field in sorted(file.samples)})
+        table = obs.drop(columns=_ID).set_axis(pd.Index(obs[_ID].astype(str), name=_ID))
         var = _var(file)
         with replacing(out) as aside:
             writer = H5adWriter(aside, n_genes=len(var), dtype=np.dtype(np.uint32))
             try:
                 with progress(len(chosen), "cells", "reading samples") as counter:
-                    for block in _blocks(file, chosen + first):
+                    for block in _blocks(file, chosen):
                         writer.append(sp.csr_matrix(block))
                         counter.update(len(block))
                 writer.close(obs=storable(table), var=storable(var), uns={})
@@ -307,30 +325,20 @@ def take_samples(path: Path, member: Member, source: GeoArchs4, out: Path) -> di
     return {"cells": len(chosen), "genes": len(var), "rounded": False, "members": [{"member": member.name, **facts}]}
 
 
-def _numbers(texts: np.ndarray) -> pd.Series:
-    """Numbers where all texts that are there are some, else the texts (rows,)."""
-    import pandas as pd
-
-    values = pd.Series(texts, dtype=object)
-    there = values.dropna()
-    numbers = pd.to_numeric(there, errors="coerce")
-    return values if there.empty or numbers.isna().any() else pd.to_numeric(values)
-
-
 def _var(file: _File) -> pd.DataFrame:
     """The genes, by Ensembl id where the file has it and every gene one, else by symbol; with the other fields."""
     import pandas as pd
 
-    table = pd.DataFrame({name: _strings(data) for name, data in sorted(file.genes.items())}, dtype=object)
+    table = pd.DataFrame({name: _values(data[:]) for name, data in sorted(file.genes.items())})
     symbol = next((name for name in _SYMBOLS if name in table), None)
-    ensembl = next((name for name in _ENSEMBL if name in table and table[name].str.len().all()), None)
+    ensembl = next((name for name in _ENSEMBL if name in table and table[name].notna().all()), None)
     index = ensembl or symbol
-    if index is None:
+    if index is None or table[index].isna().any():
         raise CellmillError(file.where, "a gene has no name in it.", "The file is damaged; get it again.")
     others = table.drop(columns=index)
     if ensembl and symbol and symbol != "gene_symbols":
         others = others.rename(columns={symbol: "gene_symbols"})
-    return others.set_axis(pd.Index(table[index], name=index))
+    return others.set_axis(pd.Index(table[index].astype(str), name=index))
 
 
 def _blocks(file: _File, samples: np.ndarray) -> Iterator[np.ndarray]:
