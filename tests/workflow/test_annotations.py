@@ -77,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     project.write_dataset("whole", **spec("whole", {"w": "data/w.h5ad"}))
     parts = {"a": "data/a.h5ad", "b": "data/b.h5ad"}
     project.write_dataset("parts", **spec("parts", parts, keep_raw=False))
-    subset = {"cells": 60, "stratify": ["tissue", "age"], "proportions": "equal"}
+    subset = {"cells": 30, "stratify": ["tissue", "age"], "proportions": "equal"}
     project.write_dataset("drawn", **spec("drawn", parts, subset=subset, pseudobulk={}))
     with running(SAMPLES) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
@@ -134,7 +134,7 @@ def test_a_subset_is_drawn_by_joined_columns(made: Made) -> None:
     """Strata of what a sample and a donor say; its raw files have the columns."""
     folder = made.project.results("drawn")
     drawn = pd.concat(anndata.read_h5ad(folder / "raw" / f"{p}.h5ad").obs for p in "ab")
-    assert len(drawn) == 60 and set(drawn["sex"]) == {"female"} and {"age", "lab", "tissue"} <= set(drawn.columns)
+    assert len(drawn) == 30 and set(drawn["sex"]) == {"female"} and {"age", "lab", "tissue"} <= set(drawn.columns)
     assert not (folder / "found").exists() or not list((folder / "found").iterdir())
 
 
