@@ -26,7 +26,7 @@ from cellmill.publish.spec import Publish
 from cellmill.quality.spec import CellRules, Duplicates, LabelRules, Quality, Split
 from cellmill.sources import Census, ScBaseCount, Source, Tahoe
 from cellmill.sources.download import Download
-from cellmill.sources.obs_rules import Join, MissingValues, ObsRules
+from cellmill.sources.obs_rules import Enrich, Join, MissingValues, ObsRules
 from cellmill.sources.subset import Subset, SubsetRules
 from cellmill.spec import Column, Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
@@ -72,6 +72,9 @@ class Dataset(Spec):
     missing: MissingValues = None
     """Words that stand for missing values in obs: `true` for those that are known ("unsure", "not specified", …), a \
 list of words, or `{words: […], columns: […]}`. `null`: none."""
+    enrich: Enrich | None = None
+    """What SRA and BioSample say of each sample, as in `{by: srx_accession, columns: [tissue, sex]}`. `null`: nothing \
+is looked up."""
     join: list[Join] = []
     """Tables whose columns are joined to obs, as in `[{table: donors.csv, by: donor_id, columns: [age, sex]}]`."""
     subset: Subset | None = None
@@ -108,7 +111,8 @@ list of words, or `{words: […], columns: […]}`. `null`: none."""
     @property
     def obs_rules(self) -> ObsRules:
         """What `annotate_part` depends on."""
-        return ObsRules(missing=self.missing, joins=self.join)
+        looked_up = [] if self.enrich is None else [self.enrich.join]
+        return ObsRules(missing=self.missing, joins=[*looked_up, *self.join])
 
     @property
     def judged(self) -> Quality:

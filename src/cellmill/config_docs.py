@@ -28,6 +28,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("`exports:`", "An export is called by its path: `hf/cells`, `mds/tokens`.", exports.Exports),
     ("`config/datasets/<name>.yaml`", "", models.Dataset),
     ("`missing:`", "", obs_rules.Missing),
+    ("`enrich:`", "", obs_rules.Enrich),
     ("`join:`", "", obs_rules.Join),
     ("`join.by:`", "", obs_rules.Keys),
     ("`subset:`", "", subset.Subset),

@@ -160,8 +160,8 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
     for name, path in dataset.split.files.items():
         if not (base / path).is_file():
             problems.append(f"split.explicit.{name}: no file '{path}'. A list of values stands in brackets.")
-    joins = dataset.obs_rules.joins
-    problems += join_problems(joins, None, base)[0]  # what the tables alone say
+    asked_for = (dataset.enrich, dataset.join)
+    problems += join_problems(*asked_for, None, base)[0]  # what the tables alone say
     for key, found in dataset.source.local_files(base).items():
         if found is None:
             problems.append(
@@ -172,7 +172,7 @@ def file_problems(dataset: Dataset, base: Path) -> list[str]:
         columns = _obs_columns(found)
         if columns is None:
             continue
-        said, columns = join_problems(joins, columns, base)
+        said, columns = join_problems(*asked_for, columns, base)
         problems += [p for p in said if p not in problems]
         if columns is None:
             continue

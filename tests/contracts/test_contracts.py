@@ -26,6 +26,7 @@ from cellmill.contracts import (
     ledger,
     manifest,
     obs,
+    parquet,
     plan,
     profiles,
     published,
@@ -181,6 +182,13 @@ CASES = [
             2,
         )
         for contract in (versions.GROUP_SUMS, versions.PSEUDOBULK)
+    ),
+    Case(
+        versions.ENRICHED,
+        "x.parquet",
+        lambda path: parquet.write(path, OBS, versions.ENRICHED, {"found": 3}),
+        lambda path: parquet.read(path, versions.ENRICHED)[1]["found"],
+        3,
     ),
     Case(
         versions.OBS,

@@ -32,6 +32,7 @@ from cellmill.operations.times import write_times
 from cellmill.sources.estimate import in_short
 from cellmill.sources.files import shared_file, shared_files
 from cellmill.sources.ledger import LEDGER, Ledger
+from cellmill.sources.obs_rules import ENRICHED_TABLE
 from cellmill.sources.stores import is_address
 from cellmill.vocabularies.files import vocabulary_file
 
@@ -358,18 +359,29 @@ def all_annotations(wildcards):
 
 def joined_tables(wildcards):
     """The table of each join, in their order; those of an address are fetched first."""
-    rules = dataset_of(wildcards).obs_rules
-    return [table_file(wildcards.dataset, i, join) for i, join in enumerate(rules.joins)]
+    spec, folder = dataset_of(wildcards), f"results/{wildcards.dataset}/tables"
+    enriched = [] if spec.enrich is None else [f"{folder}/{ENRICHED_TABLE}"]
+    named = ((f"{folder}/{i}{join.ending}", join.table) for i, join in enumerate(spec.join))
+    return [*enriched, *(fetched if is_address(table) else table for fetched, table in named)]
 
 
-def table_file(dataset, number, join):
-    """Where the table of a join is on this disk."""
-    return f"results/{dataset}/tables/{number}{join.ending}" if is_address(join.table) else join.table
+def enrichment(wildcards):
+    """What is looked up of the samples of the dataset."""
+    spec = dataset_of(wildcards).enrich
+    if spec is None:
+        raise WorkflowError(f"Dataset '{wildcards.dataset}' has no 'enrich:' (config/README.md has its keys).")
+    return spec
+
+
+def found_parts(wildcards):
+    """Every part as it was found."""
+    folder = "raw" if dataset_of(wildcards).subset is None else "found"
+    return expand(f"results/{wildcards.dataset}/{folder}/{{p}}.h5ad", p=parts_of(wildcards))
 
 
 def table_address(wildcards):
     """The address of a table that is joined."""
-    joins = dataset_of(wildcards).obs_rules.joins
+    joins = dataset_of(wildcards).join
     known = {f"{i}{join.ending}": join.table for i, join in enumerate(joins) if is_address(join.table)}
     if wildcards.table not in known:
         raise WorkflowError(f"No table {wildcards.table} is joined in '{wildcards.dataset}'; there: {', '.join(known)}")

@@ -5,6 +5,7 @@
 #      results/{dataset}/raw/{part}.h5ad         as found, checksum verified        contract: raw
 #      results/{dataset}/raw/{part}.json         where it came from
 #      results/{dataset}/raw/{part}.obs.parquet  obs columns that are changed or joined     contract: obs
+#      results/{dataset}/tables/enriched.parquet what SRA and BioSample say of samples      contract: enriched
 #      results/{dataset}/tables/{table}          a table that is joined, from its address
 #      results/{dataset}/found/{part}.h5ad       the same, where a subset is drawn of it; gone when it is drawn
 #      results/{dataset}/raw/subset.parquet      what is drawn of each stratum and part   contract: subset
@@ -150,6 +151,28 @@ rule retrieve_table:
         address=lambda wildcards: table_address(wildcards),
     script:
         "../scripts/retrieve_table.py"
+
+
+rule enrich_samples:
+    input:
+        found=found_parts,
+    output:
+        table="results/{dataset}/tables/enriched.parquet",
+    log:
+        "logs/enrich_samples/{dataset}.log",
+    benchmark:
+        "benchmarks/enrich_samples/{dataset}.jsonl"
+    conda:
+        "../envs/sources.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        spec=lambda wildcards: plain(enrichment(wildcards)),
+        contract=str(versions.ENRICHED),
+    script:
+        "../scripts/enrich_samples.py"
 
 
 rule annotate_part:

@@ -39,6 +39,7 @@ class Contract:
 PLAN = Contract("plan", 1)
 RAW = Contract("raw", 1)
 OBS = Contract("obs", 1)
+ENRICHED = Contract("enriched", 1)
 SUBSET = Contract("subset", 1)
 QUALITY = Contract("quality", 3)
 PART_GENES = Contract("part_genes", 3)

@@ -23,6 +23,7 @@ RULES = {
         "retrieve_passing",
         "retrieve_found",
         "retrieve_table",
+        "enrich_samples",
         "annotate_part",
         "annotate_found",
         "draw_subset",

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from cellmill.errors import nearest
 from cellmill.sources.stores import is_address
@@ -20,8 +20,11 @@ from cellmill.spec import Column, Spec
 
 MISSING_WORDS = frozenset(
     {"", "none", "nan", "na", "n/a", "unsure", "unknown", "not specified", "not applicable", "not_applicable"}
+    | {"missing", "not collected", "not provided"}
 )
 """What catalogues write for a missing value, in lower case."""
+ENRICHED_TABLE = "enriched.parquet"
+"""The table of ``enrich:``, in ``tables/`` of the dataset."""
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
@@ -119,6 +122,41 @@ class Join(Spec):
         return {column: f"{self.prefix}{column}" for column in chosen}
 
 
+class Enrich(Spec):
+    """What SRA and BioSample say of each sample, looked up by its accession at NCBI's E-utilities.
+
+    The answers make a table, which is joined before those of `join`, with a row per accession. They are kept on the
+    disk, so that a later run asks for new accessions alone. Set `NCBI_API_KEY` for 10 requests in a second in place of
+    3. Without internet, join a table of your own.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
+    by: Column
+    """The obs column of accessions, which may be one of the catalogue: `SRR…`, `SRX…`, `SRS…`, `SAMN…`, `GSM…`."""
+    from_: list[Literal["sra", "biosample"]] = Field(default=["sra", "biosample"], alias="from", min_length=1)
+    """Where to look. A value that both have is that of the first."""
+    columns: list[Column] = Field(min_length=1)
+    """Which attributes are joined, as `[tissue, disease, sex, study_accession]`; some sample must have each.
+    Names are in lower case with underscores; several values of a sample are written with semicolons."""
+    prefix: str = ""
+    """Put before the name of each."""
+    unmatched: Literal["count", "error"] = "count"
+    """A cell whose accession has no record: `count`: it has no value there, and the report says how many; `error`."""
+    replace: bool = False
+    """`true`: obs columns of the same name are replaced. `false`: that is an error."""
+
+    def reads_sra(self, accessions: Collection[str]) -> bool:
+        """Whether SRA is asked: for itself, or for the BioSample of a run, an experiment or a sample of GEO."""
+        return "sra" in self.from_ or any(not a.startswith("SAM") for a in accessions)
+
+    @property
+    def join(self) -> Join:
+        """How the table is joined."""
+        said = self.model_dump(include={"columns", "prefix", "unmatched", "replace"})
+        return Join(table=ENRICHED_TABLE, by=Keys(obs=self.by, table="accession"), **said)
+
+
 class ObsRules(Spec):
     """What is changed in obs and added to it: all that `annotate_part` depends on."""
 
@@ -152,16 +190,21 @@ def header_of(path: Path, ending: str) -> list[str]:
         raise ValueError(f"not readable as text ({error})") from error
 
 
-def join_problems(joins: list[Join], obs: list[str] | None, base: Path) -> tuple[list[str], list[str] | None]:
-    """What is wrong with ``join:`` as far as headers say, and the obs columns after it; None where these are unknown.
+def join_problems(
+    enrich: Enrich | None, joins: list[Join], obs: list[str] | None, base: Path
+) -> tuple[list[str], list[str] | None]:
+    """What is wrong with ``enrich:`` and ``join:`` as far as headers say, and the obs columns after them.
+
+    These are None where they are unknown.
 
     Args:
         obs: the obs columns as found; None where the files are not here yet.
     """
     problems, known = list[str](), None if obs is None else list(obs)
-    for i, join in enumerate(joins):
-        where, header = f"join.{i}", None
-        if not is_address(join.table):
+    named = [("enrich", enrich.join)] if enrich is not None else []
+    for where, join in [*named, *((f"join.{i}", join) for i, join in enumerate(joins))]:
+        header = join.columns if where == "enrich" else None
+        if where != "enrich" and not is_address(join.table):
             path = base / join.table
             if not path.is_file():
                 problems.append(f"{where}.table: no file '{join.table}'.")
