@@ -53,9 +53,16 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "mds/counts": {"kind": "expression", "level": 1, "hashes": []},
     "hdf5/counts": {"kind": "counts", "cells_per_file": 150},
     "hdf5/dense": {"kind": "counts", "layout": "dense", "genes": "variable", "dtype": "int16"},
+    "h5ad/cells": {"kind": "counts", "embeddings": ["hvg"]},
     "scdl/counts": {"kind": "counts"},
     "geneformer/rank": {"kind": "tokens", "cells_per_file": 150},
-    "zarr/counts": {"kind": "counts", "cells_per_dataset": 150, "values_per_chunk": 512, "chunks_per_shard": 4},
+    "zarr/counts": {
+        "kind": "counts",
+        "embeddings": ["hvg"],
+        "cells_per_dataset": 150,
+        "values_per_chunk": 512,
+        "chunks_per_shard": 4,
+    },
     "packed/counts": {"kind": "counts", "cells_per_file": 150},
 }
 TOKENIZERS: dict[str, Any] = {"rank": Rank(), "log": Log(), "sentence": Sentence(lengths=[20, 5])}

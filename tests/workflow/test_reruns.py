@@ -80,7 +80,7 @@ def test_a_rule_about_cells_keeps_what_was_measured(rerunnable: Project, change:
             {"tokenize_part": 2, "export_hf": 2, "export_mds": 1, "export_geneformer": 1, "write_report": 1},
         ),
         ("SCDL", {"export_scdl": 1, "write_report": 1}),
-        ("PCA", {"fit_pca": 1, "embed_part": 1, "export_hf": 1, "draw_report": 1, "write_report": 1}),
+        ("PCA", {"fit_pca": 1, "embed_part": 1, "export_hf": 1, "export_h5ad": 1, "draw_report": 1, "write_report": 1}),
     ],
 )
 def test_a_raised_contract_version_reruns_its_writer_and_readers(rerunnable: Project, contract: str, expected):
