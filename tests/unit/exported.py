@@ -98,7 +98,8 @@ def make_dataset(folder: Path, work: Path) -> Made:
         processed = folder / "processed" / f"{part}.h5ad"
         vectors = folder / "embedded" / "hvg" / f"{part}.npy"
         said = vectors.with_suffix(".json")
-        embed_part(processed, genes=made.genes, files=[], spec=Hvg(n_genes=8), out=vectors, manifest=said)
+        spec = Hvg(n_genes=8, dtype="float16")  # what reads vectors takes both types
+        embed_part(processed, genes=made.genes, files=[], spec=spec, out=vectors, manifest=said)
     return made
 
 
