@@ -14,7 +14,7 @@ from cellmill.publish import commands as publishing
 from cellmill.scdl import commands as archives
 from cellmill.vocabularies import commands as vocabularies
 
-FORMATS = ("hf", "mds", "hdf5", "scdl", "geneformer", "zarr", "packed")
+FORMATS = ("hf", "mds", "hdf5", "h5ad", "scdl", "geneformer", "zarr", "packed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,6 +83,7 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Export `mds`, kind `tokens`", "", exports.MdsTokens),
     ("Export `mds`, kind `expression`", "", exports.MdsExpression),
     ("Export `hdf5`", "", exports.Hdf5Counts),
+    ("Export `h5ad`", "", exports.H5adCounts),
     ("Export `scdl`", "", exports.ScdlCounts),
     ("Export `geneformer`", "", exports.GeneformerTokens),
     ("Export `zarr`", "", exports.ZarrCounts),

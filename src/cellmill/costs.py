@@ -31,6 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "export_hf",
         "export_mds",
         "export_hdf5",
+        "export_h5ad",
         "export_scdl",
         "export_geneformer",
         "export_zarr",

@@ -586,7 +586,8 @@ def test_an_export_of_an_unknown_format_is_refused(exported: Path) -> None:
     path = exported / manifest.NAME
     path.write_text(path.read_text().replace("hf/cells", "csv/cells"))
     with pytest.raises(
-        CellmillError, match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, scdl, geneformer, zarr, packed"
+        CellmillError,
+        match=r"found export 'csv/cells'\. Known formats: hf, mds, hdf5, h5ad, scdl, geneformer, zarr, packed",
     ):
         manifest.read(exported)
 

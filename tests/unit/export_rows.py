@@ -53,8 +53,12 @@ def make_rows(
     counts_dtype: str = "uint16",
     seed: int = 0,
     missing: bool = True,
+    widths: dict[str, int] | None = None,
 ) -> Rows:
-    """Random rows: the first cell of a split has no gene and no token, some obs values are missing."""
+    """Random rows: the first cell of a split has no gene and no token, some obs values are missing.
+
+    ``widths`` are the dimensions of embeddings by name.
+    """
     cells = {"train": 70, "validation": 0, "test": 23} if cells is None else cells
     rng = np.random.default_rng(seed)
     gene_table = pd.DataFrame(
@@ -65,9 +69,21 @@ def make_rows(
         }
     )
     header = Header(
-        "heart", cells, gene_table, np.dtype(counts_dtype), OBS, tokens={"rank": {"input_ids": "list<int32>"}}
+        "heart",
+        cells,
+        gene_table,
+        np.dtype(counts_dtype),
+        OBS,
+        widths=widths or {},
+        tokens={"rank": {"input_ids": "list<int32>"}},
     )
-    return Rows(header, {s: _table(s, n, genes, tokens, counts_dtype, rng, missing) for s, n in cells.items() if n})
+    tables = {s: _table(s, n, genes, tokens, counts_dtype, rng, missing) for s, n in cells.items() if n}
+    for name, width in header.widths.items():
+        for split, table in tables.items():
+            vectors = pa.array(rng.normal(size=table.num_rows * width).astype(np.float32))
+            column = pa.FixedSizeListArray.from_arrays(vectors, width)
+            tables[split] = table.append_column(f"embedding:{name}", column)
+    return Rows(header, tables)
 
 
 def _statistics(genes: int, cells: int) -> dict[str, np.ndarray]:

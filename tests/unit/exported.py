@@ -54,9 +54,16 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "mds/counts": {"kind": "expression", "level": 1, "hashes": []},
     "hdf5/counts": {"kind": "counts", "cells_per_file": 150},
     "hdf5/dense": {"kind": "counts", "layout": "dense", "genes": "variable", "dtype": "int16"},
+    "h5ad/cells": {"kind": "counts", "embeddings": ["hvg"]},
     "scdl/counts": {"kind": "counts"},
     "geneformer/rank": {"kind": "tokens", "cells_per_file": 150},
-    "zarr/counts": {"kind": "counts", "cells_per_dataset": 150, "values_per_chunk": 512, "chunks_per_shard": 4},
+    "zarr/counts": {
+        "kind": "counts",
+        "embeddings": ["hvg"],
+        "cells_per_dataset": 150,
+        "values_per_chunk": 512,
+        "chunks_per_shard": 4,
+    },
     "packed/counts": {"kind": "counts", "cells_per_file": 150},
 }
 TOKENIZERS: dict[str, Any] = {"rank": Rank(), "log": Log(), "sentence": Sentence(lengths=[20, 5])}
@@ -94,7 +101,8 @@ def make_dataset(folder: Path, work: Path) -> Made:
         processed = folder / "processed" / f"{part}.h5ad"
         vectors = folder / "embedded" / "hvg" / f"{part}.npy"
         said = vectors.with_suffix(".json")
-        embed_part(processed, genes=made.genes, files=[], spec=Hvg(n_genes=8), out=vectors, manifest=said)
+        spec = Hvg(n_genes=8, dtype="float16")  # what reads vectors takes both types
+        embed_part(processed, genes=made.genes, files=[], spec=spec, out=vectors, manifest=said)
     return made
 
 

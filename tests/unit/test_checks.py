@@ -51,11 +51,12 @@ COMPARED = {
     "hdf5/dense": HDF5,
     "scdl/counts": {"counts"} | OBS,
     "geneformer/rank": {"input_ids", "length"} | OBS,
-    "zarr/counts": {"counts"} | OBS,
+    "h5ad/cells": {"counts", "X_hvg"} | OBS,
+    "zarr/counts": {"counts", "X_hvg"} | OBS,
     "packed/counts": {"counts"} | OBS,
 }
 CUT = ["hf/pairs", "mds/json", "mds/tensors", "hdf5/counts"]
-CUT += ["scdl/counts", "geneformer/rank", "zarr/counts", "packed/counts"]
+CUT += ["h5ad/cells", "scdl/counts", "geneformer/rank", "zarr/counts", "packed/counts"]
 PER_CELL = {"hf/pairs": 3}
 """Rows of a cell, where there are more than one."""
 
@@ -296,6 +297,8 @@ def test_one_changed_obs_value_is_named(made: tuple[Path, Made], copy: Path, pat
         ("mds/values", "tokens:log", lambda ids: ids[::-1]),
         ("geneformer/rank", "tokens:rank", lambda ids: [*ids[:1], ids[2], ids[1], *ids[3:]]),
         ("hf/counts", "embedding:hvg", lambda v: [v[0] + 1e-3, *v[1:]]),
+        ("h5ad/cells", "embedding:hvg", lambda v: [v[0] + 1e-3, *v[1:]]),
+        ("zarr/counts", "embedding:hvg", lambda v: [v[0] + 1e-3, *v[1:]]),
         ("hf/single", "donor", lambda _: "z"),
     ],
 )

@@ -17,7 +17,7 @@ from cellmill.report.loading import how_to_load
 from .stages import make, random_counts, write_raw
 
 EXPORTS = {"hf/cells": "tokens", "mds/tokens": "tokens", "hdf5/counts": "counts", "scdl/counts": "counts"}
-EXPORTS |= {"geneformer/tokens": "tokens"}
+EXPORTS |= {"geneformer/tokens": "tokens", "h5ad/cells": "counts"}
 EXPORTS |= {"zarr/counts": "counts", "packed/counts": "counts"}
 
 

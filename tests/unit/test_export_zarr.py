@@ -150,3 +150,32 @@ def test_facts_are_json_and_count_what_was_missing(tmp_path: Path) -> None:
     whole = pa.concat_tables(rows.tables.values())
     assert facts["missing"] == {c: whole[c].null_count for c in ("age", "donor")}
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+
+
+def test_embeddings_are_seen_by_anndata_and_in_consolidated_metadata(tmp_path: Path) -> None:
+    """In `obsm` of every dataset, row by row, in chunks of whole rows, in more shards than one."""
+    rows, out = make_rows(widths={"pca": 5, "wide": 90}), new_folder(tmp_path / "out")
+    spec = ZarrCounts(embeddings=["pca", "wide"], cells_per_dataset=40, values_per_chunk=25, chunks_per_shard=4)
+    facts = export.write(out, rows.header, rows.batches(16), spec)
+    for split, table in rows.tables.items():
+        done = 0
+        for i, said in enumerate(facts["splits"][split]):
+            place = out / split / f"dataset_{i}"
+            part, expected = anndata.read_zarr(place), table.slice(done, said["cells"])
+            done += said["cells"]
+            assert list(part.obsm) == ["X_pca", "X_wide"]
+            for name in ("pca", "wide"):
+                assert part.obsm[f"X_{name}"].dtype == np.float32
+                assert part.obsm[f"X_{name}"].tolist() == expected[f"embedding:{name}"].to_pylist()
+            assert zarr.open_consolidated(str(place))["obsm/X_pca"].shape == (part.n_obs, 5)
+    array = zarr.open_array(str(out / "train" / "dataset_0" / "obsm" / "X_pca"), mode="r")
+    assert (array.chunks, array.shards) == ((5, 5), (20, 5))
+
+
+def test_embeddings_do_not_depend_on_the_cut_into_batches(tmp_path: Path) -> None:
+    """Nor do the exports without any."""
+    rows, spec = make_rows(widths={"pca": 5}), ZarrCounts(embeddings=["pca"], **SMALL)
+    for number, batches in enumerate([rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]):
+        export.write(new_folder(tmp_path / str(number)), rows.header, batches, spec)
+    first, *others = (digests(tmp_path / str(number)) for number in range(3))
+    assert all(other == first for other in others)

@@ -284,7 +284,7 @@ def test_a_full_disk_ends_a_processed_part_politely(small_disk: Path, tmp_path: 
     assert sha256_of(raw)
 
 
-@pytest.mark.parametrize("format_", ["hf", "hdf5", "mds", "scdl", "geneformer", "zarr", "packed"])
+@pytest.mark.parametrize("format_", ["hf", "hdf5", "h5ad", "mds", "scdl", "geneformer", "zarr", "packed"])
 def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> None:
     """Nothing under its name, and no crash of a library below."""
     from importlib import import_module
@@ -294,8 +294,10 @@ def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> 
     kinds: dict[str, dict[str, object]] = {
         "hf": {"kind": "tokens", "tokenizer": "rank"},
         "mds": {"kind": "tokens", "tokenizer": "rank"},
+        "h5ad": {"embeddings": ["pca"]},
+        "zarr": {"embeddings": ["pca"]},
     }
-    rows = make_rows({"train": 3_000}, genes=2_000)
+    rows = make_rows({"train": 3_000}, genes=2_000, widths={"pca": 50})
     write = import_module(f"cellmill.exports.{format_}").write
     with told_that_the_disk_is_full(small_disk), replacing(small_disk / "cells", directory=True) as folder:
         write(folder, rows.header, rows.batches(500), parse_export(f"{format_}/cells", kinds.get(format_, {})))

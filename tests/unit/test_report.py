@@ -456,6 +456,7 @@ def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, said:
         ("scdl/counts", "counts", 'SingleCellMemMapDataset("results/d/scdl/counts/train")'),
         ("geneformer/tokens", "tokens", 'datasets.load_from_disk("results/d/geneformer/tokens")'),
         ("zarr/counts", "counts", 'anndata.read_zarr("results/d/zarr/counts/train/dataset_0")'),
+        ("h5ad/x", "counts", 'anndata.read_h5ad("results/d/h5ad/x/train/cells.h5ad")'),
         ("packed/counts", "counts", 'PackedRows("results/d/packed/counts/train")'),
     ],
 )
@@ -474,5 +475,5 @@ def test_pickled_tensors_must_be_allowed():
 
 def test_an_unknown_format_is_refused():
     """It names those that there are."""
-    with pytest.raises(CellmillError, match=r"no format 'csv'.*geneformer, hdf5, hf, mds, packed, scdl, zarr"):
+    with pytest.raises(CellmillError, match=r"no format 'csv'.*geneformer, h5ad, hdf5, hf, mds, packed, scdl, zarr"):
         how_to_load("d", "csv/cells", "cells")

@@ -22,6 +22,7 @@ EXPORTS = [
     "hf/multiplets",
     "mds/tokens",
     "hdf5/counts",
+    "h5ad/cells",
     "scdl/counts",
     "geneformer/tokens",
     "zarr/counts",

@@ -141,6 +141,22 @@ def test_hdf5_cells_have_the_same_counts(finished: Project, processed):
     assert sorted(seen) == sorted(processed.obs_names)
 
 
+def test_h5ad_cells_have_the_same_counts_and_vectors(finished: Project, processed):
+    """anndata opens a file per split; counts, genes, obs and embeddings are those of processed/ and embedded/."""
+    seen = []
+    vectors = {n: np.load(finished.results(DATASET) / "embedded" / n / "0.npy") for n in ("hvg", "pca")}
+    for split in SPLITS:
+        cells = anndata.read_h5ad(finished.results(DATASET) / "h5ad" / "cells" / split / "cells.h5ad")
+        expected = processed[cells.obs_names]
+        assert (expected.X != cells.X).nnz == 0 and list(cells.var_names) == list(processed.var_names)
+        assert (expected.obs["split"] == split).all()
+        assert (expected.obs["bulk_labels"].astype(str) == cells.obs["bulk_labels"].astype(str)).all()
+        rows = processed.obs_names.get_indexer(cells.obs_names)
+        assert all(np.array_equal(cells.obsm[f"X_{name}"], found[rows]) for name, found in vectors.items())
+        seen += list(cells.obs_names)
+    assert sorted(seen) == sorted(processed.obs_names)
+
+
 @pytest.mark.parametrize("library", ["bionemo.scdl", "cellmill.scdl"])
 def test_scdl_cells_have_the_same_counts(finished: Project, processed, library: str):
     """Either library opens the archive, with the same names; rows, genes and cell ids are those of processed/."""

@@ -83,7 +83,7 @@ def test_a_rule_about_cells_keeps_what_was_measured(rerunnable: Project, change:
         (
             "PCA",
             {
-                **{"fit_pca": 1, "embed_part": 1, "export_hf": 1, "draw_report": 1},
+                **{"fit_pca": 1, "embed_part": 1, "export_hf": 1, "export_h5ad": 1, "draw_report": 1},
                 **{"judge_embedder": 1, "compare_embedders": 1, "write_report": 1},
             },
         ),

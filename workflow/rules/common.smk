@@ -291,6 +291,11 @@ def datasets_where(test):
     return "|".join(name for name, spec in PROJECT.datasets.items() if test(spec)) or "(?!)"
 
 
+def run_datasets():
+    """Of all datasets of this run; what is there of others, such as a PCA that is a reference, is taken as it is."""
+    return datasets_where(lambda spec: True)
+
+
 def whole_datasets():
     """A pattern of the names of datasets that are taken whole and keep their raw files; an unknown name is one."""
     others = datasets_where(lambda spec: spec.subset is not None or not spec.keep_raw)

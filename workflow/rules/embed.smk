@@ -40,6 +40,8 @@ rule fit_pca:
         "logs/fit_pca/{dataset}.{embedder}.log",
     benchmark:
         "benchmarks/fit_pca/{dataset}.{embedder}.jsonl"
+    wildcard_constraints:
+        dataset=run_datasets(),
     conda:
         "../envs/core.yaml"
     threads: 1

@@ -3,6 +3,7 @@
 # out: results/{dataset}/hf/{export}/manifest.json      Hugging Face dataset: Parquet and card     contract: hf
 #      results/{dataset}/mds/{export}/manifest.json     MosaicML MDS shards                        contract: mds
 #      results/{dataset}/hdf5/{export}/manifest.json    HDF5 batches                               contract: hdf5
+#      results/{dataset}/h5ad/{export}/manifest.json    AnnData files                              contract: h5ad
 #      results/{dataset}/scdl/{export}/manifest.json    BioNeMo-SCDL memory maps                   contract: scdl
 #      results/{dataset}/geneformer/{export}/manifest.json   Arrow datasets for Geneformer    contract: geneformer
 #      results/{dataset}/zarr/{export}/manifest.json    AnnData in sharded zarr                    contract: zarr
@@ -101,6 +102,37 @@ rule export_hdf5:
         contract=str(versions.HDF5),
     script:
         "../scripts/export_hdf5.py"
+
+
+rule export_h5ad:
+    input:
+        processed=per_part("results/{dataset}/processed/{part}.h5ad"),
+        ledger="results/{dataset}/quality/ledger.parquet",
+        genes="results/{dataset}/genes/genes.parquet",
+        tokens=export_tokens("h5ad"),
+        embeddings=export_embeddings("h5ad"),
+        vocabulary=export_vocabulary("h5ad"),
+    output:
+        manifest="results/{dataset}/h5ad/{export}/manifest.json",
+    log:
+        "logs/export_h5ad/{dataset}.{export}.log",
+    benchmark:
+        "benchmarks/export_h5ad/{dataset}.{export}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 2
+    resources:
+        mem_mb=by_input(3000, 100),
+        runtime=by_input(60, 30),
+    params:
+        path="h5ad/{export}",
+        spec=lambda wildcards: plain(export_spec(wildcards, "h5ad")),
+        about=about,
+        tokenizers=lambda wildcards: list(export_spec(wildcards, "h5ad").tokenizers),
+        embedders=lambda wildcards: list(export_spec(wildcards, "h5ad").embedders),
+        contract=str(versions.H5AD),
+    script:
+        "../scripts/export_h5ad.py"
 
 
 rule export_scdl:

@@ -31,6 +31,10 @@ def read(folder: Path, split: str, said: dict[str, Any]) -> Iterator[Rows]:
                 indptr, indices, data = matrix["indptr"], matrix["indices"], matrix["data"]
                 pointers = indptr.read(0, len(indptr)).astype(np.int64)
                 _look_at(name, pointers, len(indices), len(data), len(obs))
+                vectors: dict[str, Any] = {key: store[f"obsm/{key}"] for key in store.names("obsm")}
+                for key, array in vectors.items():
+                    if len(array) != len(obs):
+                        raise UnreadableError(f"{name}/obsm/{key}", f"has {len(array):,} rows for {len(obs):,} cells")
                 for first in range(0, len(obs), BLOCK_ROWS):
                     stop = min(first + BLOCK_ROWS, len(obs))
                     offsets = pointers[first : stop + 1]
@@ -39,6 +43,9 @@ def read(folder: Path, split: str, said: dict[str, Any]) -> Iterator[Rows]:
                         found = values.read(int(offsets[0]), int(offsets[-1]))
                         lists = pa.LargeListArray.from_arrays(offsets - offsets[0], np.asarray(found))
                         table = table.append_column(column, lists)
+                    for key, array in vectors.items():
+                        flat = pa.array(np.asarray(array.read(first, stop)).ravel())
+                        table = table.append_column(key, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
                     yield Rows(name, first, table)
         except CellmillError as error:
             raise UnreadableError(name, error.found) from error
@@ -96,6 +103,7 @@ def genes(folder: Path, split: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def expected(batch: pa.RecordBatch, header: Header, said: dict[str, Any]) -> pa.Table:
-    """Ids, counts and obs."""
+    """Ids, counts, obs and embeddings."""
     columns = dict.fromkeys(["cell_id", "genes", "counts", *said["facts"]["columns"]])
-    return pa.table({c: batch[c] for c in columns})
+    vectors = {f"X_{name}": batch[f"embedding:{name}"] for name in said["spec"].get("embeddings", [])}
+    return pa.table({c: batch[c] for c in columns} | vectors)

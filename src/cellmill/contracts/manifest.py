@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cellmill import __version__
-from cellmill.contracts.versions import GENEFORMER, HDF5, HF, MDS, PACKED, SCDL, ZARR
+from cellmill.contracts.versions import GENEFORMER, H5AD, HDF5, HF, MDS, PACKED, SCDL, ZARR
 from cellmill.errors import CellmillError
 from cellmill.files import read_json, sha256_of, write_json
 
@@ -19,6 +19,7 @@ CONTRACTS = {
     "hf": HF,
     "mds": MDS,
     "hdf5": HDF5,
+    "h5ad": H5AD,
     "scdl": SCDL,
     "geneformer": GENEFORMER,
     "zarr": ZARR,

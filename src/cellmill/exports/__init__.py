@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from cellmill.exports.geneformer import GeneformerTokens
+from cellmill.exports.h5ad import H5adCounts
 from cellmill.exports.hdf5 import Hdf5Counts
 from cellmill.exports.hf import HfExport, HfExpression, HfMultiplets, HfPairs, HfSingle, HfTokens, Shares
 from cellmill.exports.mds import MdsExpression, MdsTokens
@@ -15,10 +16,20 @@ from cellmill.exports.scdl import ScdlCounts
 from cellmill.exports.zarr import ZarrCounts
 from cellmill.spec import Name, Spec
 
-Format = Literal["hf", "mds", "hdf5", "scdl", "geneformer", "zarr", "packed"]
+Format = Literal["hf", "mds", "hdf5", "h5ad", "scdl", "geneformer", "zarr", "packed"]
 Hf = Annotated[HfExport, Field(discriminator="kind")]
 Mds = Annotated[MdsTokens | MdsExpression, Field(discriminator="kind")]
-Export = HfExport | MdsTokens | MdsExpression | Hdf5Counts | ScdlCounts | GeneformerTokens | ZarrCounts | PackedCounts
+Export = (
+    HfExport
+    | MdsTokens
+    | MdsExpression
+    | Hdf5Counts
+    | H5adCounts
+    | ScdlCounts
+    | GeneformerTokens
+    | ZarrCounts
+    | PackedCounts
+)
 
 
 class Exports(Spec):
@@ -33,6 +44,8 @@ class Exports(Spec):
     """MosaicML MDS shards: `StreamingDataset(remote="results/<dataset>/mds/<name>/train", local="<cache>")`."""
     hdf5: dict[Name, Hdf5Counts] = {}
     """HDF5 batches: `h5py.File("results/<dataset>/hdf5/<name>/train/batch_0000.h5")`."""
+    h5ad: dict[Name, H5adCounts] = {}
+    """AnnData files with embeddings: `anndata.read_h5ad("results/<dataset>/h5ad/<name>/train/cells.h5ad")`."""
     scdl: dict[Name, ScdlCounts] = {}
     """BioNeMo-SCDL memory maps: `SingleCellMemMapDataset("results/<dataset>/scdl/<name>/train")`."""
     geneformer: dict[Name, GeneformerTokens] = {}
@@ -65,6 +78,7 @@ __all__ = [
     "Exports",
     "Format",
     "GeneformerTokens",
+    "H5adCounts",
     "Hdf5Counts",
     "HfExport",
     "HfExpression",

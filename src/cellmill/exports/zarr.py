@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
-from cellmill.exports.obs_table import ObsTable
+from cellmill.exports.obs_table import ObsTable, categories, waiting
 from cellmill.exports.spec import ExportSpec
-from cellmill.spec import Column, PositiveInt, Spec
+from cellmill.spec import Column, Name, PositiveInt, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
 """By this annbatch knows a collection of shuffled rows; checked with its 0.3.1, on zarr 3.4.2 and anndata 0.13.4."""
 THREADS = 2
+CHUNKS_PER_SHARD = 64
+"""Of embeddings, at most."""
 
 
 class ZarrCounts(Spec, ExportSpec):
@@ -33,6 +35,8 @@ class ZarrCounts(Spec, ExportSpec):
     kind: Literal["counts"] = "counts"
     columns: list[Column] | None = None
     """Obs columns to write; `null`: all that the dataset keeps."""
+    embeddings: list[Name] = []
+    """Embeddings to add, each as `obsm["X_<name>"]`."""
     cells_per_dataset: PositiveInt = 1 << 20
     """Cells in each `dataset_<i>`; the obs table of one is in memory at once."""
     values_per_chunk: PositiveInt = 1 << 16
@@ -43,6 +47,10 @@ class ZarrCounts(Spec, ExportSpec):
     @property
     def with_counts(self) -> bool:
         return True
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        return tuple(self.embeddings)
 
     def problems(self, dataset: Dataset) -> list[str]:
         return [
@@ -66,8 +74,8 @@ def write(
     Args:
         out: an empty folder.
         header: what is known before the first row; its counts type is the type of ``X/data``.
-        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts`` and the obs columns, split by split.
-        spec: the obs columns, and the sizes of datasets, chunks and shards.
+        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts``, embeddings and obs columns, split by split.
+        spec: the obs columns and embeddings, and the sizes of datasets, chunks and shards.
         vocabulary: not used, counts have none.
 
     Raises:
@@ -85,22 +93,26 @@ def write(
     with ThreadPoolExecutor(THREADS, thread_name_prefix="blosc") as pool, _quiet():
         for split, batches in by_split(header, rows):
             zarr.open_group(out / split, mode="w-", zarr_format=3, attributes=dict(COLLECTION))
-            obs = ObsTable(_waiting(out, split), columns=kinds)
+            obs = ObsTable(waiting(out, split), columns=kinds)
             matrices = _Matrices(out / split, header, spec, pool)
             try:
                 for batch in batches:
                     count_missing(missing, batch, kinds)
                     obs.add(batch)
-                    matrices.append(*checked_counts(batch, header))
+                    vectors = {
+                        name: batch[f"embedding:{name}"].flatten().to_numpy().reshape(-1, header.widths[name])
+                        for name in spec.embeddings
+                    }
+                    matrices.append(*checked_counts(batch, header), vectors)
                 splits[split] = matrices.close()
             except BaseException:
                 matrices.abandon()
                 raise
             obs.close()
-        categories = {column: _categories(out, splits, column) for column, kind in kinds.items() if kind == "string"}
+        known = {column: categories(out, splits, column) for column, kind in kinds.items() if kind == "string"}
         for split, datasets in splits.items():
-            _write_tables(out, split, datasets, header, categories)
-            _waiting(out, split).unlink()
+            _write_tables(out, split, datasets, header, known)
+            waiting(out, split).unlink()
     return {
         "genes": len(header.genes),
         "counts_dtype": header.counts_dtype.name,
@@ -125,22 +137,32 @@ def _quiet() -> Iterator[None]:
 
 
 class _Matrices:
-    """``X`` of the datasets of a split, one after another."""
+    """``X`` and ``obsm`` of the datasets of a split, one after another."""
 
     def __init__(self, folder: Path, header: Header, spec: ZarrCounts, pool: ThreadPoolExecutor) -> None:
         self.folder, self.header, self.spec, self.pool = folder, header, spec, pool
         self._done: list[dict[str, int]] = []
         self._open: _Matrix | None = None
 
-    def append(self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray) -> None:
-        """Add rows: offsets (n + 1, from 0), genes and counts."""
+    def append(
+        self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray, vectors: dict[str, np.ndarray]
+    ) -> None:
+        """Add rows: offsets (n + 1, from 0), genes and counts, and the vectors (n, width) of each embedding."""
         start, n = 0, len(offsets) - 1
         while start < n:
             if self._open is None:
-                self._open = _Matrix(self.folder / f"dataset_{len(self._done)}", self.header, self.spec, self.pool)
+                place = self.folder / f"dataset_{len(self._done)}"
+                left = self.header.cells[self.folder.name] - len(self._done) * self.spec.cells_per_dataset
+                n_rows = min(left, self.spec.cells_per_dataset)
+                self._open = _Matrix(place, self.header, self.spec, self.pool, n_rows=n_rows)
             stop = min(n, start + self.spec.cells_per_dataset - self._open.n_rows)
             lo, hi = offsets[start], offsets[stop]
-            self._open.append(offsets[start : stop + 1] - lo, genes[lo:hi], counts[lo:hi])
+            self._open.append(
+                offsets[start : stop + 1] - lo,
+                genes[lo:hi],
+                counts[lo:hi],
+                {name: rows[start:stop] for name, rows in vectors.items()},
+            )
             start = stop
             if self._open.n_rows == self.spec.cells_per_dataset:
                 self.close()
@@ -159,9 +181,11 @@ class _Matrices:
 
 
 class _Matrix:
-    """``X`` of one dataset."""
+    """``X`` and ``obsm`` of one dataset."""
 
-    def __init__(self, folder: Path, header: Header, spec: ZarrCounts, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, folder: Path, header: Header, spec: ZarrCounts, pool: ThreadPoolExecutor, *, n_rows: int
+    ) -> None:
         import numpy as np
 
         from cellmill.matrix.zarr_writer import ShardedVector
@@ -172,9 +196,17 @@ class _Matrix:
         # int32, which scipy computes with; narrower ones compress no better.
         self._indices = ShardedVector(folder / "X" / "indices", np.dtype(np.int32), pool=pool, **sizes)
         self._indptr = [np.zeros(1, np.int64)]
+        self._vectors = {
+            name: _Vectors(folder / "obsm" / f"X_{name}", (n_rows, header.widths[name]), spec)
+            for name in spec.embeddings
+        }
 
-    def append(self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray) -> None:
-        """Add rows: offsets (n + 1, from 0), genes and counts."""
+    def append(
+        self, offsets: np.ndarray, genes: np.ndarray, counts: np.ndarray, vectors: dict[str, np.ndarray]
+    ) -> None:
+        """Add rows: offsets (n + 1, from 0), genes and counts, and the vectors (n, width) of each embedding."""
+        for name, rows in vectors.items():
+            self._vectors[name].append(rows)
         self._indptr.append(self._indptr[-1][-1] + offsets[1:])
         self._data.append(counts)
         self._indices.append(genes.astype("int32"))
@@ -197,6 +229,10 @@ class _Matrix:
         shape = [self.n_rows, self.n_genes]
         encoding = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape}
         group = root.create_group("X", attributes=encoding)
+        if self._vectors:
+            root.create_group("obsm", attributes={"encoding-type": "dict", "encoding-version": "0.1.0"})
+        for vectors in self._vectors.values():
+            vectors.close()
         self._data.close(group, "data")
         self._indices.close(group, "indices")
         indptr = np.concatenate(self._indptr)
@@ -205,20 +241,49 @@ class _Matrix:
         return {"cells": self.n_rows, "values": self._data.n_values}
 
 
-def _waiting(out: Path, split: str) -> Path:
-    return out / f".{split}.obs.parquet"
+class _Vectors:
+    """A matrix of ``obsm``, written in whole shards: 16 MB of it wait in memory with chunks of the default size."""
 
+    def __init__(self, folder: Path, shape: tuple[int, int], spec: ZarrCounts) -> None:
+        import zarr
+        from zarr.codecs import BloscCodec
 
-def _categories(out: Path, splits: Iterable[str], column: str) -> pd.Index:
-    """Every value of a text column over all splits, sorted."""
-    import pandas as pd
-    import pyarrow.parquet as pq
+        n_rows, width = shape
+        rows = max(1, spec.values_per_chunk // width)
+        self._rows = rows * min(-(-n_rows // rows), spec.chunks_per_shard, CHUNKS_PER_SHARD)
+        self._array = zarr.create_array(
+            str(folder),
+            shape=shape,
+            dtype="float32",
+            chunks=(rows, width),
+            shards=(self._rows, width),
+            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4),
+            fill_value=0,
+            attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+            zarr_format=3,
+        )
+        self._pending: list[np.ndarray] = []
+        self._n_pending = self._n_rows = 0
 
-    found: set[str] = set()
-    for split in splits:
-        for batch in pq.ParquetFile(_waiting(out, split)).iter_batches(columns=[column]):
-            found.update(batch[column].unique().drop_null().to_pylist())
-    return pd.Index(sorted(found), dtype=object)
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows (n, width)."""
+        self._pending.append(rows)
+        self._n_pending += len(rows)
+        while self._n_pending >= self._rows:
+            self._write(self._rows)
+
+    def _write(self, n: int) -> None:
+        import numpy as np
+
+        waiting = np.concatenate(self._pending)
+        self._array[self._n_rows : self._n_rows + n] = waiting[:n]
+        self._n_rows += n
+        self._pending, self._n_pending = [waiting[n:].copy()], len(waiting) - n
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._n_pending:
+            self._write(self._n_pending)
 
 
 def _write_tables(
@@ -231,7 +296,7 @@ def _write_tables(
     import zarr
 
     var = header.genes[["gene_id", "gene_symbol"]].set_index("gene_id").fillna({"gene_symbol": ""})
-    with pq.ParquetFile(_waiting(out, split)) as file:
+    with pq.ParquetFile(waiting(out, split)) as file:
         batches, left = file.iter_batches(), pa.Table.from_batches([], file.schema_arrow)
         for i, dataset in enumerate(datasets):
             while left.num_rows < dataset["cells"]:
@@ -241,7 +306,8 @@ def _write_tables(
             anndata.io.write_elem(root, "obs", _frame(table, categories))
             anndata.io.write_elem(root, "var", var)
             for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-                anndata.io.write_elem(root, name, {})
+                if name not in root:
+                    anndata.io.write_elem(root, name, {})
             zarr.consolidate_metadata(str(out / split / f"dataset_{i}"))
     zarr.consolidate_metadata(str(out / split))
 

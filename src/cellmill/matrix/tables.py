@@ -6,11 +6,17 @@ These are the encodings that nearly every file has; anndata itself is asked for 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def read_table(group: h5py.Group, rows: slice = slice(None)) -> pd.DataFrame:
@@ -74,8 +80,11 @@ def _column(node: h5py.Group | h5py.Dataset, rows: slice = slice(None)) -> Any:
 _CHUNK = 1 << 16
 
 
-def write_table(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
+def write_table(parent: h5py.Group, name: str, table: pd.DataFrame | ParquetTable) -> None:
     """Write a dataframe in anndata's encoding 0.2.0, gzip."""
+    if isinstance(table, ParquetTable):
+        table.write(parent, name)
+        return
     columns = {str(column): values for column, values in table.items()}
     index = "_index" if table.index.name is None else str(table.index.name)
     if index in columns or not all(map(_is_known, [table.index.to_series(), *columns.values()])):
@@ -132,6 +141,82 @@ def _write_array(group: h5py.Group, name: str, values: np.ndarray) -> None:
     )
     dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype() if text else values.dtype, **packed)
     dataset.attrs.update(_encoding("string-array" if text else "array", "0.2.0"))
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """A table that is written from a Parquet file: a column of one row group is in memory at once.
+
+    Columns are string, bool, int64 or float64, the first of them the index;
+    text is categorical, numbers with missing values are nullable, fractions that are missing NaN.
+    """
+
+    file: pq.ParquetFile
+    categories: Mapping[str, pd.Index]
+    """Every value of each text column but the index."""
+
+    def __len__(self) -> int:
+        return int(self.file.metadata.num_rows)
+
+    def write(self, parent: h5py.Group, name: str) -> None:
+        group = _group(parent, name, "dataframe", "0.2.0")
+        index, *columns = self.file.schema_arrow.names
+        group.attrs["column-order"] = np.array(columns, h5py.string_dtype())
+        group.attrs["_index"] = index
+        for column in (index, *columns):
+            if column in self.categories:
+                self._write_codes(group, column)
+            else:
+                self._write_values(group, column)
+
+    def _pieces(self, column: str) -> Iterator[pa.Array]:
+        for number in range(self.file.num_row_groups):
+            yield self.file.read_row_group(number, [column], use_threads=False)[column].combine_chunks()
+
+    def _write_codes(self, group: h5py.Group, column: str) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        known = self.categories[column]
+        coded, values = _group(group, column, "categorical", "0.2.0"), pa.array(known, pa.string())
+        coded.attrs["ordered"] = False
+        codes = self._empty(coded, "codes", np.result_type(np.int8, np.min_scalar_type(-max(len(known), 1))))
+        _fill(codes, (pc.fill_null(pc.index_in(a, value_set=values), -1).to_numpy() for a in self._pieces(column)))
+        _write_array(coded, "categories", known.to_numpy(object))
+
+    def _write_values(self, group: h5py.Group, column: str) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        type_ = self.file.schema_arrow.field(column).type
+        if pa.types.is_string(type_):
+            text = self._empty(group, column, h5py.string_dtype(), "string-array")
+            _fill(text, (np.asarray(a.to_pylist(), object) for a in self._pieces(column)))
+        elif pa.types.is_floating(type_):
+            _fill(self._empty(group, column, np.dtype(np.float64)), (a.to_numpy(False) for a in self._pieces(column)))
+        else:
+            filler = pa.scalar(False if pa.types.is_boolean(type_) else 0, type_)
+            dtype, kind = np.dtype(type_.to_pandas_dtype()), "boolean" if pa.types.is_boolean(type_) else "integer"
+            missing = any(a.null_count for a in self._pieces(column))
+            place = _group(group, column, f"nullable-{kind}", "0.1.0") if missing else group
+            values = self._empty(place, "values" if missing else column, dtype)
+            _fill(values, (pc.fill_null(a, filler).to_numpy(zero_copy_only=False) for a in self._pieces(column)))
+            if missing:
+                mask = self._empty(place, "mask", np.dtype(np.bool_))
+                _fill(mask, (a.is_null().to_numpy(zero_copy_only=False) for a in self._pieces(column)))
+
+    def _empty(self, group: h5py.Group, name: str, dtype: np.dtype, kind: str = "array") -> h5py.Dataset:
+        packed = {"chunks": (min(len(self), _CHUNK),), "compression": "gzip", "compression_opts": 4}
+        dataset = group.create_dataset(name, (len(self),), dtype, **(packed if len(self) else {}))
+        dataset.attrs.update(_encoding(kind, "0.2.0"))
+        return dataset
+
+
+def _fill(dataset: h5py.Dataset, pieces: Iterable[np.ndarray]) -> None:
+    start = 0
+    for piece in pieces:
+        dataset[start : start + len(piece)] = piece
+        start += len(piece)
 
 
 def storable(table: pd.DataFrame) -> pd.DataFrame:

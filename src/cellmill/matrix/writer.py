@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 
@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from isal import isal_zlib
 
-from cellmill.matrix.tables import write_dict, write_table
+from cellmill.matrix.tables import ParquetTable, write_dict, write_table
 
 CHUNK_VALUES = 1 << 17
 ROOM_TO_FINISH = 32 << 20
@@ -47,19 +47,67 @@ def compressed(values: np.ndarray, length: int = CHUNK_VALUES) -> bytes:
     return isal_zlib.compress(planes, 1)
 
 
+Put = Callable[[h5py.Dataset, tuple[int, ...], np.ndarray, int], None]
+"""Write a chunk at a place: its values, flat, and how many values a whole chunk has."""
+
+
+class DenseRows:
+    """Append rows to a float32 matrix of an HDF5 file, in chunks of whole rows."""
+
+    def __init__(self, group: h5py.Group, name: str, *, width: int, put: Put) -> None:
+        self.n_rows, self._put = 0, put
+        self._rows = max(1, CHUNK_VALUES // width)
+        packed = {"chunks": (self._rows, width), "compression": "gzip", "compression_opts": 4, "shuffle": True}
+        self._dataset = group.create_dataset(name, (0, width), np.float32, maxshape=(None, width), **packed)
+        self._dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        self._pending: list[np.ndarray] = []
+        self._n_pending = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows (n, width)."""
+        self._pending.append(np.ascontiguousarray(rows, np.float32))
+        self._n_pending += len(rows)
+        if self._n_pending >= self._rows:
+            self._flush(self._n_pending // self._rows * self._rows)
+
+    def _flush(self, n: int) -> None:
+        rows = np.concatenate(self._pending)
+        self._dataset.resize(self.n_rows + n, axis=0)
+        for start in range(0, n, self._rows):
+            chunk = rows[start : min(start + self._rows, n)].ravel()
+            self._put(self._dataset, (self.n_rows + start, 0), chunk, self._rows * rows.shape[1])
+        self.n_rows += n
+        self._pending, self._n_pending = [rows[n:].copy()], len(rows) - n
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._n_pending:
+            self._flush(self._n_pending)
+
+
 class H5adWriter:
     """Append CSR blocks to an h5ad file, then its tables.
 
-    The bytes depend on the values alone, not on how they were cut into blocks.
+    The bytes depend on the values alone, not on how they were cut into blocks;
+    with ``obsm`` blocks must have the same rows for the same bytes.
 
     Args:
         path: the file to make; the caller writes aside and renames.
         n_genes: columns of the matrix.
         dtype: type of the stored values.
         threads: how many compress chunks while the caller works; with one, nothing overlaps.
+        obsm: dimensions of each matrix of ``obsm``, by name.
     """
 
-    def __init__(self, path: str | PathLike[str], *, n_genes: int, dtype: np.dtype, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        n_genes: int,
+        dtype: np.dtype,
+        threads: int = 1,
+        obsm: Mapping[str, int] | None = None,
+    ) -> None:
         self.n_genes, self.dtype = n_genes, np.dtype(dtype)
         self._path = path
         self._file = h5py.File(path, "w")
@@ -72,7 +120,13 @@ class H5adWriter:
         self._n_pending = self._n_values = 0
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="deflate") if threads > 1 else None
-        self._under_way: deque[tuple[h5py.Dataset, int, Future[bytes]]] = deque()
+        self._under_way: deque[tuple[h5py.Dataset, tuple[int, ...], Future[bytes]]] = deque()
+        self.obsm: dict[str, DenseRows] = {}
+        """Matrices with a row for each of X; the caller appends to them."""
+        if obsm:
+            write_dict(self._file, "obsm", {})
+            place, put = self._file["obsm"], self._compress
+            self.obsm = {name: DenseRows(place, name, width=width, put=put) for name, width in obsm.items()}
 
     def _stop_threads(self) -> None:
         if self._pool is not None:
@@ -108,39 +162,45 @@ class H5adWriter:
             stop = min(start + CHUNK_VALUES, n)
             # One chunk of each in turn: where they lie in the file is always the same.
             for dataset, values in ((self._data, data), (self._indices, indices)):
-                self._compress(dataset, self._n_values, values[start:stop])
+                self._compress(dataset, (self._n_values,), values[start:stop], CHUNK_VALUES)
             self._n_values += stop - start
         self._pending, self._n_pending = [(data[n:], indices[n:])], len(data) - n
 
-    def _compress(self, dataset: h5py.Dataset, first: int, values: np.ndarray) -> None:
+    def _compress(self, dataset: h5py.Dataset, first: tuple[int, ...], values: np.ndarray, length: int) -> None:
         """Compress a chunk beside the caller, where there are threads; write those that are ready, in order."""
         if self._pool is None:
-            dataset.id.write_direct_chunk((first,), compressed(values))
+            dataset.id.write_direct_chunk(first, compressed(values, length))
             return
-        self._under_way.append((dataset, first, self._pool.submit(compressed, values)))
+        self._under_way.append((dataset, first, self._pool.submit(compressed, values, length)))
         while len(self._under_way) > 4 * self._threads:
             self._write_oldest()
 
     def _write_oldest(self) -> None:
         dataset, first, result = self._under_way.popleft()
-        dataset.id.write_direct_chunk((first,), result.result())
+        dataset.id.write_direct_chunk(first, result.result())
 
-    def close(self, *, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, str]) -> None:
+    def close(self, *, obs: pd.DataFrame | ParquetTable, var: pd.DataFrame, uns: dict[str, str]) -> None:
         """Write what is left and the tables; ``obs`` and ``var`` must have a row per row and column of X."""
         self._flush(whole_chunks=False)
+        for matrix in self.obsm.values():
+            matrix.close()
         while self._under_way:
             self._write_oldest()
         self._stop_threads()
         indptr = np.concatenate(self._indptr)
         if len(obs) != len(indptr) - 1 or len(var) != self.n_genes:
             raise ValueError(f"X is {len(indptr) - 1} × {self.n_genes}, the tables have {len(obs)} and {len(var)} rows")
+        for name, matrix in self.obsm.items():
+            if matrix.n_rows != len(obs):
+                raise ValueError(f"X has {len(obs)} rows, obsm/{name} has {matrix.n_rows}")
         self._x.create_dataset("indptr", data=indptr, compression="gzip", compression_opts=4, shuffle=True)
         self._x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         self._x.attrs["shape"] = np.array([len(obs), self.n_genes], np.int64)
-        for name, table in (("obs", obs), ("var", var)):
-            write_table(self._file, name, table)
+        for table_name, table in (("obs", obs), ("var", var)):
+            write_table(self._file, table_name, table)
         for name in ("layers", "obsm", "varm", "obsp", "varp"):
-            write_dict(self._file, name, {})
+            if name not in self._file:
+                write_dict(self._file, name, {})
         write_dict(self._file, "uns", uns)
         check_room(self._path)
         self._file.flush()

@@ -55,6 +55,7 @@ RULES = {
         "export_hf",
         "export_mds",
         "export_hdf5",
+        "export_h5ad",
         "export_scdl",
         "export_geneformer",
         "export_zarr",

@@ -10,6 +10,7 @@ _LINES = {
     "hf": "datasets.load_dataset({whole})",
     "mds": 'StreamingDataset(remote={train}, local="<cache folder>")',
     "hdf5": 'h5py.File({first})["expression"]',
+    "h5ad": "anndata.read_h5ad({cells})",
     "scdl": "SingleCellMemMapDataset({train})",
     "geneformer": "datasets.load_from_disk({whole})",
     "zarr": "anndata.read_zarr({dataset})",
@@ -31,6 +32,7 @@ def how_to_load(dataset: str, path: str, kind: str, *, results: str = "results",
         raise CellmillError(path, f"no format '{format_}' ({kind}).", nearest(format_, _LINES))
     base = f"{results}/{dataset}/{path}"
     train = f"{base}/train"
-    places = {"whole": base, "train": train, "first": f"{train}/batch_0000.h5", "dataset": f"{train}/dataset_0"}
+    files = {"first": f"{train}/batch_0000.h5", "cells": f"{train}/cells.h5ad", "dataset": f"{train}/dataset_0"}
+    places = {"whole": base, "train": train, **files}
     line = _LINES[format_].format(**{k: json.dumps(v, ensure_ascii=False) for k, v in places.items()})
     return line if encoding != "tensors" else line.removesuffix(")") + ", allow_unsafe_types=True)"

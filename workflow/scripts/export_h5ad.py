@@ -1,0 +1,5 @@
+"""Aligned rows to AnnData files."""
+
+from cellmill import script
+
+script.run_export(snakemake)
