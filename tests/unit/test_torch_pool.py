@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cellmill.torch import CellDataset, CellStream, Columns, Tokens, pool
+from cellmill.torch import CellDataset, CellStream, Columns, Tokens, batches, pool
 
 from .loader_exports import Made, make_exports
 
@@ -20,6 +20,12 @@ from .loader_exports import Made, make_exports
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make_exports(tmp_path_factory.mktemp("pool"))
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the small tensors of these tests travel in shared memory (workers are forked)."""
+    monkeypatch.setattr(batches, "INLINE", 64)
 
 
 def is_of(batch: Any, made: Made) -> bool:
