@@ -29,5 +29,5 @@ ENV PATH=/opt/cellmill/.venv/bin:$PATH \
 RUN useradd --uid 1000 --create-home cellmill
 USER 1000
 # The folder with config/, where results/ will be.
-WORKDIR /work
+WORKDIR /project
 ENTRYPOINT ["snakemake", "--snakefile", "/opt/cellmill/Snakefile", "--profile", "/opt/cellmill/profiles/local"]

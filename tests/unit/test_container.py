@@ -88,7 +88,7 @@ def test_the_image_is_built_and_runs(repo: Path, tmp_path: Path, engine: str) ->
     subprocess.run([engine, "build", "-t", "cellmill:test", str(repo)], check=True)
     shutil.copytree(repo / "config", tmp_path / "config")
     tmp_path.chmod(0o777)
-    run = [engine, "run", "--rm", "-v", f"{tmp_path}:/work"]
+    run = [engine, "run", "--rm", "-v", f"{tmp_path}:/project"]
     done = subprocess.run([*run, "cellmill:test", "-n"], capture_output=True, text=True)
     assert done.returncode == 0 and "write_report" in done.stdout, done.stdout + done.stderr
     done = subprocess.run([*run, "--entrypoint", "cellmill", "cellmill:test", "check"], capture_output=True, text=True)

@@ -37,10 +37,10 @@ def circular(needs: Mapping[Hashable, Iterable[Hashable]], group_of: Mapping[Has
     done = 0
     while free:
         done += 1
-        for after in followers[free.popleft()]:
-            waiting[after] -= 1
-            if not waiting[after]:
-                free.append(after)
+        for next_ in followers[free.popleft()]:
+            waiting[next_] -= 1
+            if not waiting[next_]:
+                free.append(next_)
     return done < len(followers)
 
 
