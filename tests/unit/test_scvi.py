@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 import torch
 
+from cellmill.config import Config, Dataset
 from cellmill.contracts import embedding
 from cellmill.embedders import OfCells, Scvi, ScviReference
 from cellmill.embedders.cell_vae import Training
 from cellmill.embedders.embed_scvi import embed_scvi
 from cellmill.embedders.fit_scvi import fit_scvi
 from cellmill.embedders.gather_training import gather_training
+from cellmill.embedders.problems import column_problems, embedder_problems
 from cellmill.embedders.scvi_files import read_model
 from cellmill.errors import CellmillError
 from cellmill.files import read_json
@@ -350,3 +352,16 @@ def test_what_cannot_be_trained_on_is_refused(
     with pytest.raises(CellmillError, match=message):
         gather(datasets["one"], tmp_path, Scvi(**options))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_configuration_is_checked_before_the_first_job(tmp_path: Path) -> None:
+    """Columns that do not stay, a folder without a model, early stopping that has nothing to look at."""
+    vae = {"kind": "scvi", "categorical_covariates": ["lane"], "train": {"early_stopping": True, "held_out": 0}}
+    old = {"kind": "scvi_reference", "model": "models/old"}
+    config = Config.model_validate({"datasets": ["d"], "embedders": {"vae": vae, "old": old}})
+    source = {"kind": "files", "files": {"p": "p.h5ad"}}
+    dataset = Dataset.model_validate({"title": "t", "source": source, "exports": [], "embedders": ["vae", "old"]})
+    assert column_problems(config, dataset) == ["columns.keep: embedder 'vae' reads 'lane', which is not kept."]
+    found = embedder_problems(config, {"tokenizers": set()}, {"vae", "old"}, tmp_path)
+    assert [text.split(": ")[0] for text in found] == ["embedders.vae.train.held_out", "embedders.old.model"]
+    assert embedder_problems(config, {"tokenizers": set()}, set(), tmp_path) == []
