@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +55,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
         Project.create(making).run(cores=2)
         making.rename(shared)
     return Project(shared)
+
+
+@pytest.fixture
+def streaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The `streaming` package, or a skipped test; what it locks and shares is gone after the test.
+
+    Only its base is wanted: the modules for pictures and text ask for torchvision and transformers.
+    Each dataset opens the shared memory of all that are there, and lets go of it when the process ends.
+    """
+    for name in ("vision", "multimodal", "text"):
+        sys.modules.setdefault(f"streaming.{name}", types.ModuleType(f"streaming.{name}"))
+    module = pytest.importorskip("streaming")
+    (tmp_path / "streaming_tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "streaming_tmp"))
+    shared: list[Callable[[], None]] = []
+    monkeypatch.setattr("streaming.base.shared.memory.atexit", types.SimpleNamespace(register=shared.append))
+    yield module
+    gc.collect()
+    for let_go in shared:
+        let_go()

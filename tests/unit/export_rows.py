@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pytest
 
 from cellmill.exports.rows import Header
 
@@ -145,13 +142,3 @@ def new_folder(path: Path) -> Path:
     """An empty folder, as `write` expects it."""
     path.mkdir(parents=True)
     return path
-
-
-def import_streaming() -> Any:
-    """The `streaming` package, or a skipped test.
-
-    Only its base is wanted: the modules for pictures and text ask for torchvision and transformers.
-    """
-    for name in ("vision", "multimodal", "text"):
-        sys.modules.setdefault(f"streaming.{name}", types.ModuleType(f"streaming.{name}"))
-    return pytest.importorskip("streaming")

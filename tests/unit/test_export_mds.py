@@ -7,7 +7,6 @@ import itertools
 import json
 import pickle
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cellmill.exports import mds
 from cellmill.exports.mds import MdsExpression, MdsTokens
 from cellmill.exports.mds_columns import tensor_frame
 
-from .export_rows import Rows, digests, import_streaming, make_rows, new_folder
+from .export_rows import Rows, digests, make_rows, new_folder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -29,14 +28,6 @@ pytestmark = [
 ]
 OBS_OF_MISSING = {"donor": "", "umis": -(1 << 63), "control": -1}
 numbers = itertools.count()
-
-
-@pytest.fixture
-def streaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`streaming`, with its lock files in the test's own folder."""
-    module = import_streaming()
-    monkeypatch.setattr(tempfile, "tempdir", str(new_folder(tmp_path / "tmp")))
-    return module
 
 
 def read(streaming: Any, folder: Path, **options: Any) -> list[dict[str, Any]]:

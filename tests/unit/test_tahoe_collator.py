@@ -7,7 +7,6 @@ least one gene follows. Other columns are ignored.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from cellmill.exports import mds
 from cellmill.exports.mds import MdsTokens
 
-from .export_rows import import_streaming, make_rows, new_folder
+from .export_rows import make_rows, new_folder
 from .test_export_mds import with_tahoe
 
 pytestmark = [
@@ -70,10 +69,8 @@ class Collator:
 
 
 @pytest.fixture
-def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def loader(streaming: Any, tmp_path: Path) -> Any:
     """Batches of an export by way of `StreamingDataLoader`, and the rows that went in."""
-    streaming = import_streaming()
-    monkeypatch.setattr(tempfile, "tempdir", str(new_folder(tmp_path / "tmp")))
 
     def batches(encoding: Any, **options: Any) -> tuple[list[dict[str, torch.Tensor]], pa.Table]:
         rows, out = with_tahoe(make_rows({"train": 90})), new_folder(tmp_path / "out" / encoding)

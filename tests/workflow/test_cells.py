@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from ..unit.export_rows import import_streaming
 from .project import EXPORTS, Project
 
 DATASET = "pbmc68k"
@@ -111,10 +109,8 @@ def test_multiplets_never_share_the_anchors_caption(finished: Project, processed
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of streaming itself
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files it leaves to the collector
-def test_mds_cells_have_the_same_tokens(finished: Project, processed, tokens, tmp_path: Path, monkeypatch):
+def test_mds_cells_have_the_same_tokens(finished: Project, processed, tokens, streaming, tmp_path: Path):
     """StreamingDataset reads every kept cell with the tokens of tokenized/."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    streaming = import_streaming()
     seen = []
     for split in SPLITS:
         remote = finished.results(DATASET) / "mds" / "tokens" / split

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from ..unit.export_rows import import_streaming
 from .project import Project
 
 KINDS = ("rank", "tahoe_x1", "scgpt", "binned", "log", "sentence")
@@ -129,10 +127,8 @@ def test_tahoe_x1_has_the_counts_of_the_processed_cells(tokenized: Project) -> N
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of streaming itself
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files it leaves to the collector
-def test_mds_has_tensors_of_tokens_and_the_counts(tokenized: Project, tmp_path: Path, monkeypatch) -> None:
+def test_mds_has_tensors_of_tokens_and_the_counts(tokenized: Project, streaming: Any, tmp_path: Path) -> None:
     """StreamingDataset reads every cell that is not left out, and every cell with its counts."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    streaming = import_streaming()
     base = tokenized.results("small")
     stored = pq.read_table(base / "tokenized" / "tahoe_x1" / "0.parquet").to_pylist()
     there = {row["cell_id"]: row for row in stored if not row["left_out"]}
