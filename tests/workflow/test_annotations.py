@@ -53,7 +53,7 @@ def spec(name: str, files: dict[str, str], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    """Cells in two parts, whole and a subset of them, up to the ledger and the profiles; the first answers are faults."""
+    """Cells in two parts, whole and a subset of them, to the ledger and the profiles; the first answers are faults."""
     project = Project.create(tmp_path_factory.mktemp("annotations"))
     data = project.root / "data"
     rng = np.random.default_rng(0)
