@@ -260,6 +260,11 @@ def whole_file_digest(wildcards):
     return digest([read_or_stop(shared_file, plan, wildcards.member)])
 
 
+def billed_project(wildcards):
+    """The project that a store bills whose requester pays."""
+    return getattr(dataset_of(wildcards).source, "requester_pays", None)
+
+
 def about_whole_files(wildcards):
     """What is known of these, which goes when they go."""
     return [str(Path(path).with_suffix(".json")) for path in whole_files(wildcards)]

@@ -75,6 +75,7 @@ rule retrieve_file:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         member=whole_file_digest,
+        project=billed_project,
         contract=str(versions.RAW),
     script:
         "../scripts/retrieve_file.py"

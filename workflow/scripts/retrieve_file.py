@@ -10,6 +10,7 @@ with script.job(snakemake) as job:
         script.plan(job),
         job.wildcards.member,
         Path(job.output.file),
+        project=job.params.project,
         mirror=script.mirror(job),
         download=script.download(job),
     )

@@ -87,15 +87,26 @@ def retrieve_part(
     write_json(provenance, {"contract": str(RAW), "kind": source.kind, "part": part} | facts)
 
 
-def retrieve_file(plan: Path, name: str, out: Path, *, mirror: Path | None, download: Download | None = None) -> None:
+def retrieve_file(
+    plan: Path,
+    name: str,
+    out: Path,
+    *,
+    project: str | None = None,
+    mirror: Path | None = None,
+    download: Download | None = None,
+) -> None:
     """Fetch a file of which several parts take rows, ``out``, and write down beside it what it is, as ``.json``.
+
+    Args:
+        project: the Google Cloud project that is billed.
 
     Raises:
         CellmillError: what ``fetch`` raises, or a full disk.
     """
     member, out = shared_file(plan, name), Path(out)
     record = out.with_name(f"{out.name}.sha256")
-    wanted = Wanted(member.address, out, member.checksum, member.bytes, record=record)
+    wanted = Wanted(member.address, out, member.checksum, member.bytes, project, record)
     refuse_full_disk(out.parent, needed=max(0, (member.bytes or 0) - wanted.there), what=redacted(member.address))
     (found,) = fetch_all([wanted], mirror=mirror, download=download or Download())
     file = {"address": redacted(member.address), "sha256": found.sha256, "bytes": found.bytes, "origin": found.origin}
