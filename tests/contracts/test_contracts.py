@@ -31,6 +31,7 @@ from cellmill.contracts import (
     profiles,
     published,
     quality,
+    scvi,
     splits,
     subset,
     tokens,
@@ -357,6 +358,16 @@ CASES = [
         lambda path: plan.write_plan(path, PLAN, {"kind": "files"}),
         lambda path: plan.read_plan(path).members,
         PLAN,
+    ),
+    *(
+        Case(
+            contract,
+            contract.name,
+            lambda path, c=contract: (path.mkdir(), scvi.write_manifest(path / scvi.MANIFEST, c, {"cells": 3}))[0],
+            lambda path, c=contract: scvi.read_manifest(path, c)["cells"],
+            3,
+        )
+        for contract in (versions.TRAINING, versions.SCVI)
     ),
     *(
         Case(

@@ -147,7 +147,7 @@ def test_a_file_of_another_part_is_refused(tmp_path: Path, raw: Path):
     annotated(raw, missing=True)
     other = write_raw(tmp_path / "q.h5ad", random_counts(3, 4))
     with pytest.raises(CellmillError, match="it has 6 rows"):
-        CountsFile(other, "X", annotations=raw.with_suffix(".obs.parquet"))
+        _ = CountsFile(other, "X", annotations=raw.with_suffix(".obs.parquet")).obs
 
 
 def test_the_configuration_is_checked_against_the_headers(tmp_path: Path, raw: Path):

@@ -14,8 +14,7 @@ import sys
 sys.path.insert(0, {src!r})
 from snakemake.dag import DAG
 from cellmill.operations.dag import mend_groups
-if {mended}:
-    mend_groups(DAG)
+mend_groups(DAG)
 
 def parts(wildcards):
     return expand("{{p}}.c", p=open(checkpoints.plan.get().output[0]).read().split())
@@ -39,16 +38,17 @@ rule b:
     shell: "touch {{output}}"
 
 rule c:
-    input: "{{p}}.b"
+    input: {needs!r}
     output: "{{p}}.c"
     group: "parts"
     shell: "touch {{output}}"
 """
 
 
-def planned(repo: Path, folder: Path, *, mended: bool, between: str = "parts") -> subprocess.CompletedProcess[str]:
+def planned(repo: Path, folder: Path, *, between: str = "parts") -> subprocess.CompletedProcess[str]:
     """A dry run over 20 parts, four to a group, where the plan says which there are."""
-    text = WORKFLOW.format(src=str(repo / "src"), mended=mended, between=between)
+    needs = ["{p}.b"] if between == "parts" else ["{p}.a", "{p}.b"]
+    text = WORKFLOW.format(src=str(repo / "src"), between=between, needs=needs)
     (folder / "Snakefile").write_text(text)
     (folder / "plan.txt").write_text("\n".join(map(str, range(20))))
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--group-components", "parts=4"]
@@ -87,7 +87,7 @@ def test_an_input_is_found_among_thousands() -> None:
 
 def test_after_a_plan_every_job_is_in_one_group_of_the_size_asked_for(repo: Path, tmp_path: Path) -> None:
     """20 parts of three jobs, four parts to a group."""
-    done = planned(repo, tmp_path, mended=True)
+    done = planned(repo, tmp_path)
     assert done.returncode == 0, done.stderr
     groups = groups_of(done.stdout)
     assert [len(group) for group in groups] == [12] * 5
@@ -96,14 +96,7 @@ def test_after_a_plan_every_job_is_in_one_group_of_the_size_asked_for(repo: Path
     )
 
 
-def test_snakemake_still_needs_to_be_mended(repo: Path, tmp_path: Path) -> None:
-    """Where this fails, Snakemake makes groups afresh itself: ``update_afresh`` in operations/dag.py can go."""
-    groups = groups_of(planned(repo, tmp_path, mended=False).stdout)
-    assert [len(group) for group in groups] != [12] * 5
-
-
 def test_a_group_that_waits_for_itself_is_refused(repo: Path, tmp_path: Path) -> None:
-    """Four parts start together, and within each c waits for b of another group; in Snakemake's own words."""
-    done = planned(repo, tmp_path, mended=True, between="other")
-    said = done.stderr + done.stdout
-    assert done.returncode == 1 and ("depends on itself" in said or "from outside the group" in said), said
+    """a and c start together, and c waits for b of another group, which waits for a."""
+    done = planned(repo, tmp_path, between="other")
+    assert done.returncode == 1 and "Groups of jobs would wait for each other" in done.stdout + done.stderr

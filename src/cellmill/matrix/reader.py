@@ -199,7 +199,8 @@ class CountsFile:
 
     def obs_rows(self, first: int, last: int) -> pd.DataFrame:
         """The obs table of the cells from the first up to the last; the others are not in memory."""
-        if (first, last) == (0, self.shape[0]) or self._group_of_obs() is None:
+        whole = (first, last) == (0, self.shape[0])
+        if whole or self._annotations is not None or self._group_of_obs() is None:
             return self.obs.iloc[first:last]
         return _read_table(self.path, self._file, "obs", slice(first, last))
 

@@ -1,7 +1,7 @@
 """Thousands of parts: what takes Snakemake 9.27 hours, or goes wrong, mended.
 
 - That no group waits for itself is found by a walk over all that a job needs, from every job of every group: hours for
-  2,000 parts. Here the groups are sorted once; only where that finds a circle are Snakemake's own checks asked.
+  2,000 parts. Here the groups are sorted once, and a circle is refused.
 - When a checkpoint is done, groups are made again out of those that were merged already: eight parts to a group become
   64, and some jobs stand in two groups. Here they are made afresh, and those at work stay as they are.
 - For every job that needs what is made over all parts, its file is compared with thousands of inputs of the job that
@@ -45,20 +45,20 @@ def circular(needs: Mapping[Hashable, Iterable[Hashable]], group_of: Mapping[Has
 
 
 def mend_groups(dag: Any) -> None:
-    """Put the first two into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing.
-
-    What is refused stays the same: without a circle between groups neither of Snakemake's checks can find one.
-    """
+    """Put the first two into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing."""
     names = ("validate_group", "_check_groups", "update_groups", "needrun_jobs")
     if not all(hasattr(dag, name) for name in names) or hasattr(dag, "_as_found"):
         return
-    dag._as_found = validate, check, update = dag.validate_group, dag._check_groups, dag.update_groups
+    dag._as_found = update = dag.update_groups
 
     def check_once(self: Any) -> None:
         if circular(self._dependencies, {job: id(group) for job, group in self._group.items()}):
-            for group in set(self._group.values()):
-                validate(self, group)
-            check(self)
+            from snakemake.exceptions import WorkflowError
+
+            raise WorkflowError(
+                "Groups of jobs would wait for each other: a job outside a group needs one inside it and is needed by "
+                "another. Correct 'groups' in the profile: rules that follow each other stand in one group."
+            )
 
     def update_afresh(self: Any) -> None:
         at_work = {job: group for group in self._running if group.is_group() for job in group}
