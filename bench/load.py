@@ -215,21 +215,24 @@ def drop(path: Path) -> None:
 
     Pages that another process maps stay, and those that are not on the disk yet.
     """
-    page, cached, asked = bytearray(4096), 0, 0
+    page, cached, size = bytearray(4096), 0.0, 0
     for file in _files(path):
         handle = os.open(file, os.O_RDONLY)
         os.fsync(handle)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # what is asked for is read, and nothing around it
         pages = file.stat().st_size // len(page)
-        for number in np.random.default_rng(0).choice(pages, min(pages, 256), replace=False):
-            asked += 1
+        asked = np.random.default_rng(0).choice(pages, min(pages, 256), replace=False)
+        for number in asked:
             with contextlib.suppress(BlockingIOError):  # it has to be read
-                cached += bool(os.preadv(handle, [page], int(number) * len(page), os.RWF_NOWAIT))
+                there = bool(os.preadv(handle, [page], int(number) * len(page), os.RWF_NOWAIT))
+                cached += there * file.stat().st_size / len(asked)
+        size += file.stat().st_size
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(handle)
-    if cached > asked / 20:
-        raise SystemExit(f"{path}: {cached} of {asked} pages stay in the page cache. Does another process map them?")
+    if cached > size / 20:
+        found = f"some {cached / 1e6:,.0f} of {size / 1e6:,.0f} MB stay in the page cache"
+        raise SystemExit(f"{path}: {found}. Does another process map them?")
 
 
 def _size(batch: Any) -> int:
