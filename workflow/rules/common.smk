@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py  # for what is called at the exit: HDF5 that is loaded during it is torn down too late, and crashes
 from snakemake.dag import DAG
 from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 from snakemake.iocontainers import InputFiles
