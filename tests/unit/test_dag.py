@@ -13,8 +13,9 @@ WORKFLOW = """
 import sys
 sys.path.insert(0, {src!r})
 from snakemake.dag import DAG
+from snakemake.exceptions import WorkflowError
 from cellmill.operations.dag import mend_groups
-mend_groups(DAG)
+mend_groups(DAG, WorkflowError)
 
 def parts(wildcards):
     return expand("{{p}}.c", p=open(checkpoints.plan.get().output[0]).read().split())

@@ -38,7 +38,7 @@ from cellmill.sources.stores import is_address
 from cellmill.vocabularies.files import vocabulary_file
 
 STARTED = time.time()
-mend_groups(DAG)
+mend_groups(DAG, WorkflowError)
 look_up_inputs(InputFiles)
 # Of the millions of objects of a large DAG none goes away: looking for such takes a fifth of the time.
 gc.set_threshold(100_000, 50, 50)

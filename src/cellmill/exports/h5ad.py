@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
 from cellmill.exports.obs_table import ObsTable, categories, waiting
-from cellmill.exports.spec import ExportSpec
-from cellmill.spec import Column, Name, Spec
+from cellmill.exports.spec import AnnDataCounts
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from cellmill.config import Dataset
     from cellmill.exports.rows import Header
 
 FILE = "cells.h5ad"
@@ -24,29 +22,10 @@ GROUP_ROWS = 4_096
 """Rows that are appended at once."""
 
 
-class H5adCounts(Spec, ExportSpec):
+class H5adCounts(AnnDataCounts):
     """Counts as CSR, the gene and cell tables and embeddings in one AnnData file per split."""
 
-    kind: Literal["counts"] = "counts"
-    columns: list[Column] | None = None
-    """Obs columns to write; `null`: all that the dataset keeps."""
-    embeddings: list[Name] = []
-    """Embeddings to add, each as `obsm["X_<name>"]`."""
-
-    @property
-    def with_counts(self) -> bool:
-        return True
-
-    @property
-    def embedders(self) -> tuple[str, ...]:
-        return tuple(self.embeddings)
-
-    def problems(self, dataset: Dataset) -> list[str]:
-        return [
-            f"HDF5 takes '/' for a group, so the column '{column}' has no place there; rename it."
-            for column in (dataset.kept_columns if self.columns is None else self.columns)
-            if "/" in column
-        ]
+    container = "HDF5"
 
 
 def write(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from cellmill.spec import Column, Name, Spec
 
 if TYPE_CHECKING:
     from cellmill.config import Columns, Dataset
@@ -33,3 +35,30 @@ class ExportSpec:
     def problems(self, dataset: Dataset) -> list[str]:
         """What this export needs of a dataset and does not find there, as sentences."""
         return []
+
+
+class AnnDataCounts(Spec, ExportSpec):
+    """What the exports have in common that are AnnData."""
+
+    container: ClassVar[str]
+    """What holds it, for an error."""
+    kind: Literal["counts"] = "counts"
+    columns: list[Column] | None = None
+    """Obs columns to write; `null`: all that the dataset keeps."""
+    embeddings: list[Name] = []
+    """Embeddings to add, each as `obsm["X_<name>"]`."""
+
+    @property
+    def with_counts(self) -> bool:
+        return True
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        return tuple(self.embeddings)
+
+    def problems(self, dataset: Dataset) -> list[str]:
+        return [
+            f"{self.container} takes '/' for a group, so the column '{column}' has no place there; rename it."
+            for column in (dataset.kept_columns if self.columns is None else self.columns)
+            if "/" in column
+        ]

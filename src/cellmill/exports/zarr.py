@@ -7,19 +7,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
 from cellmill.exports.obs_table import ObsTable, categories, waiting
-from cellmill.exports.spec import ExportSpec
-from cellmill.spec import Column, Name, PositiveInt, Spec
+from cellmill.exports.spec import AnnDataCounts
+from cellmill.spec import PositiveInt
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
 
-    from cellmill.config import Dataset
     from cellmill.exports.rows import Header
 
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
@@ -29,35 +28,16 @@ CHUNKS_PER_SHARD = 64
 """Of embeddings, at most."""
 
 
-class ZarrCounts(Spec, ExportSpec):
+class ZarrCounts(AnnDataCounts):
     """Counts as sharded CSR in AnnData stores of zarr version 3, one shuffled collection per split."""
 
-    kind: Literal["counts"] = "counts"
-    columns: list[Column] | None = None
-    """Obs columns to write; `null`: all that the dataset keeps."""
-    embeddings: list[Name] = []
-    """Embeddings to add, each as `obsm["X_<name>"]`."""
+    container = "zarr"
     cells_per_dataset: PositiveInt = 1 << 20
     """Cells in each `dataset_<i>`; the obs table of one is in memory at once."""
     values_per_chunk: PositiveInt = 1 << 16
     """Stored values that are decoded together: 44 cells of 1,500 values by default."""
     chunks_per_shard: PositiveInt = 1 << 11
     """Chunks in one file: a few hundred megabytes by default."""
-
-    @property
-    def with_counts(self) -> bool:
-        return True
-
-    @property
-    def embedders(self) -> tuple[str, ...]:
-        return tuple(self.embeddings)
-
-    def problems(self, dataset: Dataset) -> list[str]:
-        return [
-            f"zarr takes '/' for a group, so the column '{column}' has no place there; rename it."
-            for column in (dataset.kept_columns if self.columns is None else self.columns)
-            if "/" in column
-        ]
 
 
 def write(

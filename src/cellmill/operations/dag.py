@@ -44,8 +44,13 @@ def circular(needs: Mapping[Hashable, Iterable[Hashable]], group_of: Mapping[Has
     return done < len(followers)
 
 
-def mend_groups(dag: Any) -> None:
-    """Put the first two into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing."""
+def mend_groups(dag: Any, refusal: type[Exception]) -> None:
+    """Put the first two into Snakemake's ``DAG`` class; into one of another build, or a second time, nothing.
+
+    Args:
+        dag: that class.
+        refusal: the exception of a workflow that cannot run.
+    """
     names = ("validate_group", "_check_groups", "update_groups", "needrun_jobs")
     if not all(hasattr(dag, name) for name in names) or hasattr(dag, "_as_found"):
         return
@@ -53,9 +58,7 @@ def mend_groups(dag: Any) -> None:
 
     def check_once(self: Any) -> None:
         if circular(self._dependencies, {job: id(group) for job, group in self._group.items()}):
-            from snakemake.exceptions import WorkflowError
-
-            raise WorkflowError(
+            raise refusal(
                 "Groups of jobs would wait for each other: a job outside a group needs one inside it and is needed by "
                 "another. Correct 'groups' in the profile: rules that follow each other stand in one group."
             )

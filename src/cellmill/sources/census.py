@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from cellmill.errors import CellmillError, nearest
 from cellmill.quality.spec import Filter
-from cellmill.spec import PositiveInt, Spec
+from cellmill.sources.planned import Planned
+from cellmill.spec import PositiveInt
 
 if TYPE_CHECKING:
     from cellmill.contracts.plan import Member
@@ -32,7 +33,7 @@ _ABOUT = {
 """Obs column: what the catalogue says of a dataset that stays with its cells."""
 
 
-class Census(Spec):
+class Census(Planned):
     """Datasets of CZ CELLxGENE: the h5ad files that a Census release was built of, or the newest ones of Discover.
 
     A dataset is taken where any of its cells may pass `filters`, by the lists of values in Discover's catalogue; each
@@ -80,22 +81,9 @@ files of Discover, which change."""
                 raise ValueError(f"{rule.column}: this has a key of its own, '{key}'")
         return value
 
-    @property
-    def planned(self) -> bool:
-        """Whether a job must plan the parts first."""
-        return True
-
-    def parts(self) -> list[str]:
-        """Names of the parts where they are known; here they never are."""
-        return []
-
     def of(self, part: str) -> Census:
         """What concerns one part: nothing, as the plan has all of it."""
         return Census()
-
-    def shown(self, key: str) -> str:
-        """What is missing behind a key of ``local_files``, for an error."""
-        return f" '{getattr(self, key)}'"
 
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""
@@ -104,10 +92,6 @@ files of Discover, which change."""
     def catalogue_files(self) -> list[str]:
         """Local files that decide the parts, so that a newer one is seen."""
         return list(self._local.values())
-
-    def problems(self, base: Path) -> list[str]:
-        """What else is wrong, as far as can be known before anything runs."""
-        return []
 
     @property
     def catalogue_addresses(self) -> list[str]:

@@ -17,8 +17,9 @@ from pydantic import Field, field_validator
 from cellmill.contracts.plan import Member
 from cellmill.errors import CellmillError, nearest
 from cellmill.sources.files import checked_name, member_name
+from cellmill.sources.planned import Planned
 from cellmill.sources.stores import is_address
-from cellmill.spec import Column, Fraction, PositiveInt, Spec
+from cellmill.spec import Column, Fraction, PositiveInt
 
 if TYPE_CHECKING:
     import h5py
@@ -35,7 +36,7 @@ _SYMBOLS = ("symbol", "gene_symbol", "genes", "gene")
 _ENSEMBL = ("ensembl_gene_id", "ensembl_gene", "ensembl_id", "ensembl")
 
 
-class GeoArchs4(Spec):
+class GeoArchs4(Planned):
     """Samples of a gene-level HDF5 file of ARCHS4, by series, by keyword, and as bulk or single cell.
 
     A row is a sample, and its id the GEO accession. What GEO says of it (`title`, `source_name_ch1`,
@@ -71,22 +72,9 @@ class GeoArchs4(Spec):
                 raise ValueError(f"'{pattern}' is no regular expression ({error})") from None
         return value
 
-    @property
-    def planned(self) -> bool:
-        """Whether a job must plan the parts first."""
-        return True
-
-    def parts(self) -> list[str]:
-        """Names of the parts where they are known; here they never are."""
-        return []
-
     def of(self, part: str) -> GeoArchs4:
         """What concerns one part: which of its samples are taken; where they lie stands in the plan."""
         return self.model_copy(update={"file": "plan.tsv", "sha256": None, "part_cells": 20_000})
-
-    def shown(self, key: str) -> str:
-        """What is missing behind a key of ``local_files``, for an error."""
-        return f" '{self.file}'"
 
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -13,14 +12,15 @@ from cellmill.contracts.plan import Member
 from cellmill.errors import CellmillError
 from cellmill.sources.files import checked_name, member_name
 from cellmill.sources.parquet_cells import ParquetCells
+from cellmill.sources.planned import Planned
 from cellmill.sources.stores import Listed, listing, name_pattern, refusal
-from cellmill.spec import PositiveInt, Spec
+from cellmill.spec import PositiveInt
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _FIX = "Check the network, or fill a mirror on a machine that has internet and name the commit (source.revision)."
 
 
-class Hub(Spec):
+class Hub(Planned):
     """A dataset repository of the Hugging Face Hub: its h5ad (also `.h5ad.gz`), 10x `.h5` and Parquet files.
 
     The revision is pinned to its commit when the parts are planned, so that all parts are of one. A private or gated
@@ -52,35 +52,10 @@ whole."""
             raise ValueError(f"parquet: say how '{named[0]}' holds its cells (columns of genes and values, or dense)")
         return self
 
-    @property
-    def planned(self) -> bool:
-        """Whether a job must plan the parts first."""
-        return True
-
-    def parts(self) -> list[str]:
-        """Names of the parts where they are known; here they never are."""
-        return []
-
     def of(self, part: str) -> Hub:
         """What concerns one part: how its files are read; which these are stands in the plan."""
         same = {"revision": "main", "files": ["**/*.h5ad"], "slice": None, "part_cells": 250_000}
         return self.model_copy(update=same)
-
-    def shown(self, key: str) -> str:
-        """What is missing behind a key of ``local_files``; nothing can be."""
-        return ""
-
-    def local_files(self, base: Path) -> dict[str, Path | None]:
-        """Files to look into before anything runs: none."""
-        return {}
-
-    def catalogue_files(self) -> list[str]:
-        """Local files that decide the parts: none."""
-        return []
-
-    def problems(self, base: Path) -> list[str]:
-        """What else is wrong, as far as can be known before anything runs."""
-        return []
 
     def folder(self, commit: str) -> str:
         """The address of the repository at a commit."""

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cellmill.errors import CellmillError, nearest
 from cellmill.sources.obs_rules import MISSING_WORDS
+from cellmill.sources.planned import Planned
 from cellmill.spec import Column, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SampleFilter(Spec):
         return self
 
 
-class ScBaseCount(Spec):
+class ScBaseCount(Planned):
     """scBaseCount of the Arc Virtual Cell Atlas: whole samples, drawn at random until they have `cells` cells.
 
     A larger draw of the same seed holds a smaller one, part by part. The last sample exceeds `cells`; for an exact
@@ -104,22 +105,9 @@ open. Where it answers that its requester pays: reading from Google's store into
             raise ValueError(f"layer: only feature_type Velocyto has '{self.layer}'")
         return self
 
-    @property
-    def planned(self) -> bool:
-        """Whether a job must plan the parts first."""
-        return True
-
-    def parts(self) -> list[str]:
-        """Names of the parts where they are known; here they never are."""
-        return []
-
     def of(self, part: str) -> ScBaseCount:
         """What concerns one part: all but what decides of which samples it is."""
         return self.model_copy(update={"cells": None, "seed": 0, "filters": [], "part_cells": 250_000})
-
-    def shown(self, key: str) -> str:
-        """What is missing behind a key of ``local_files``, for an error."""
-        return f" '{self.root}'"
 
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""
@@ -132,10 +120,6 @@ open. Where it answers that its requester pays: reading from Google's store into
         from cellmill.sources.stores import is_address
 
         return [] if is_address(self.root) else [self.catalogue_address]
-
-    def problems(self, base: Path) -> list[str]:
-        """What else is wrong, as far as can be known before anything runs."""
-        return []
 
     @property
     def catalogue_address(self) -> str:

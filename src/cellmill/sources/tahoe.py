@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from cellmill.contracts.plan import Member
 from cellmill.errors import CellmillError
 from cellmill.quality.spec import Filter
-from cellmill.spec import PositiveInt, Spec
+from cellmill.sources.planned import Planned
+from cellmill.spec import PositiveInt
 
 if TYPE_CHECKING:
     from cellmill.sources.stores import Listed
@@ -29,7 +30,7 @@ _LOOKS = 8
 _PATTERNS = {"h5ad": re.compile(r"plate(\d+)_.*\.h5ad"), "parquet": re.compile(r"(train-.*)\.parquet")}
 
 
-class Tahoe(Spec):
+class Tahoe(Planned):
     """Tahoe-100M: 50 cancer cell lines and 379 drugs on 14 plates, from h5ad or from Parquet.
 
     The h5ad plates hold all 100.6 million cells and are cut into parts by rows; the Parquet files hold the 95.6
@@ -79,22 +80,9 @@ plan` says how many bytes."""
             raise ValueError("cells: plates are fetched whole. Name plates, or say subset: {cells: …}")
         return self
 
-    @property
-    def planned(self) -> bool:
-        """Whether a job must plan the parts first."""
-        return True
-
-    def parts(self) -> list[str]:
-        """Names of the parts where they are known; here they never are."""
-        return []
-
     def of(self, part: str) -> Tahoe:
         """What concerns one part: all but what decides of which cells it is."""
         return Tahoe(form=self.form, repository=self.repository, requester_pays=self.requester_pays)
-
-    def shown(self, key: str) -> str:
-        """What is missing behind a key of ``local_files``, for an error."""
-        return f" '{getattr(self, key)}'"
 
     def local_files(self, base: Path) -> dict[str, Path | None]:
         """Files to look into before anything runs, by config key; None where one is missing."""
@@ -103,14 +91,6 @@ plan` says how many bytes."""
         needed = ("root", "repository") if self.form == "h5ad" else ("repository",)
         local = {key: getattr(self, key) for key in needed if not is_address(getattr(self, key))}
         return {key: None for key, folder in local.items() if not (base / folder).is_dir()}
-
-    def catalogue_files(self) -> list[str]:
-        """Local files that decide the parts; here there is none."""
-        return []
-
-    def problems(self, base: Path) -> list[str]:
-        """What else is wrong, as far as can be known before anything runs."""
-        return []
 
     @property
     def folder(self) -> str:
