@@ -137,7 +137,7 @@ def refuse_unknown_values(found: Sequence[list[dict[str, int]]], filters: Sequen
                 there = [text for text, n in cells.items() if n]
                 raise CellmillError(
                     where,
-                    f"quality.filters: no cell has '{_text(value)}' in the obs column '{rule.column}'.",
+                    f"A filter on cells: no cell has '{_text(value)}' in the obs column '{rule.column}'.",
                     nearest(_text(value), there),
                 )
 
