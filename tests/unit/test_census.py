@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cellmill.sources import Census, parse_source
 from cellmill.sources.census import members_of_census, newest_files
 from cellmill.sources.download import Download
 from cellmill.sources.plan import plan_dataset
-from cellmill.sources.retrieve import retrieve_part
+from cellmill.sources.retrieve import retrieve_file, retrieve_part
 
 from . import census_release as made_release
 from .census_release import CATALOGUE, DIRECTORY, FOLDER, census, dataset_id
@@ -184,10 +184,10 @@ def test_a_wrong_specification_is_refused_before_anything_runs(values: dict[str,
 def test_a_dataset_that_was_dropped_since_is_taken_by_its_name(
     store: Store, made: made_release.Census, tmp_path: Path
 ) -> None:
-    """With nothing known of its cells."""
+    """The catalogue says nothing of it: its file says how many cells it has."""
     plan = planned(store, tmp_path, datasets=[DROPPED, HUMAN[0]])
     assert names(plan) == sorted([DROPPED, HUMAN[0]])
-    assert {m.name: m.cells for m in plan.members}[DROPPED] is None
+    assert {m.name: m.cells for m in plan.members}[DROPPED] == made.datasets[DROPPED].n_obs
 
 
 def test_a_mirror_is_planned_and_fetched_without_a_network(
@@ -224,11 +224,11 @@ def test_catalogues_and_lists_are_asked_again(store: Store, made: made_release.C
 
 
 def part(
-    store: Store, tmp_path: Path, plan: Plan, name: str, mirror: Path | None = None
+    store: Store, tmp_path: Path, plan: Plan, name: str, mirror: Path | None = None, shared: Sequence[Path] = ()
 ) -> tuple[anndata.AnnData, dict[str, Any]]:
     out, provenance = tmp_path / "raw" / f"{name}.h5ad", tmp_path / "raw" / f"{name}.json"
     spec = source(store).of(name)
-    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=mirror, plan=tmp_path / "plan.tsv")
+    retrieve_part(spec, name, out, provenance, ledger=LEDGER, mirror=mirror, plan=tmp_path / "plan.tsv", shared=shared)
     return anndata.read_h5ad(out), json.loads(provenance.read_text())
 
 
@@ -252,6 +252,30 @@ def test_a_part_has_the_counts_of_its_datasets_through_every_fault(
         np.testing.assert_array_equal(mine.to_df()[counts.columns].to_numpy(), counts.to_numpy())
         assert set(mine.obs["dataset_id"]) == {member.name}
     assert not (tmp_path / "raw" / ".download").exists()
+
+
+def test_a_large_dataset_is_fetched_once_and_cut(store: Store, made: made_release.Census, tmp_path: Path) -> None:
+    """By the cells that its file has, whatever the catalogue says; every cell is in one part, with its description."""
+    largest = max(HUMAN, key=lambda name: made.datasets[name].n_obs)
+    n = made.datasets[largest].n_obs
+    described = json.loads(made.objects[CATALOGUE])
+    for dataset in described:
+        if dataset["dataset_id"] == largest:
+            dataset["cell_count"] = n + 5
+    store.objects[CATALOGUE] = json.dumps(described).encode()
+    plan = planned(store, tmp_path, datasets=[largest], part_cells=n // 2)
+    half, rest = n // 2, [(n // 2, n)] if n % 2 == 0 else [(n // 2, n - 1), (n - 1, n)]
+    assert [m.rows for m in plan.members] == [(0, half), *rest]
+    store.seen.clear()
+    whole = tmp_path / "whole" / f"{largest}.h5"
+    retrieve_file(tmp_path / "plan.tsv", largest, whole, mirror=None)
+    found = [part(store, tmp_path, plan, name, shared=[whole])[0] for name in plan.parts]
+    assert [path for path, _ in store.seen if path.endswith(".h5ad")] == [f"/s3/{FOLDER}/{largest}.h5ad"]
+    data = made.datasets[largest]
+    counts = (data.raw.to_adata() if data.raw is not None else data).to_df()
+    mine = np.concatenate([p.to_df()[counts.columns].to_numpy() for p in found])
+    np.testing.assert_array_equal(mine, counts.to_numpy())
+    assert {title for p in found for title in p.obs["dataset_title"]} == {plan.members[0].about["dataset_title"]}
 
 
 def test_a_file_that_changed_since_the_plan_is_refused(store: Store, made: made_release.Census, tmp_path: Path) -> None:

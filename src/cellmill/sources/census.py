@@ -59,7 +59,7 @@ files of Discover, which change."""
     seed: int = 0
     """Another seed, another draw."""
     part_cells: PositiveInt = 250_000
-    """Datasets are bundled into parts of at most so many cells; a larger one is a part of its own."""
+    """Datasets are bundled into parts of at most so many cells; a larger one is fetched once and cut into parts."""
     directory: Annotated[str, Field(min_length=1)] = DIRECTORY
     """Where the releases are listed: an address, or a path to a copy."""
     catalogue: Annotated[str, Field(min_length=1)] = f"{API}/datasets"

@@ -156,7 +156,10 @@ def _of_census(source: Census, place: Path, mirror: Path | None) -> Catalogue:
             files = {p.name: (p.stat().st_size, None) for p in Path(folder_).glob("*.h5ad")}
         named = {n.removesuffix(".h5ad"): (f"{folder_}/{n}", *said) for n, said in files.items() if n.endswith(".h5ad")}
     members, facts = members_of_census(source, described, named)
-    return Catalogue(members, facts)
+    rows = source.part_cells  # rows are cut by what the file says, as the catalogue may speak of a newer one
+    counted = [replace(m, cells=None) if m.cells is None or m.cells > rows else m for m in members]
+    counted = looked_into([measured(m) for m in counted], mirror)
+    return Catalogue([s for member in counted for s in sliced(member, rows)], facts)
 
 
 def _of_tahoe(source: Tahoe, mirror: Path | None) -> Catalogue:
