@@ -280,7 +280,7 @@ def test_a_bucket_whose_requester_pays_says_what_to_do(store: Store, tmp_path: P
 
 
 def test_thirty_thousand_samples_are_planned_in_a_thousand_parts_in_time(tmp_path: Path) -> None:
-    """The size of release 2025-02-25, over a store that is a folder."""
+    """The size of release 2025-02-25, over a store that is a folder; seconds of a CPU, as clocks run on elsewhere."""
     table = catalogue(30_000, cells=8_000)
     folder = tmp_path / "2025-02-25"
     for what in ("metadata", "h5ad"):
@@ -288,11 +288,11 @@ def test_thirty_thousand_samples_are_planned_in_a_thousand_parts_in_time(tmp_pat
     (folder / "metadata/GeneFull_Ex50pAS/Homo_sapiens/sample_metadata.parquet").write_bytes(parquet(table))
     for name in table["srx_accession"]:
         (folder / "h5ad/GeneFull_Ex50pAS/Homo_sapiens" / f"{name}.h5ad").touch()
-    before = time.monotonic()
+    before = time.process_time()
     source = ScBaseCount(release="2025-02-25", root=str(tmp_path))
     plan = plan_dataset(source, tmp_path / "plan.tsv", mirror=None)
     read_plan(tmp_path / "plan.tsv")
-    assert time.monotonic() - before < 30
+    assert time.process_time() - before < 30
     assert 950 < len(plan.parts) < 1_100 and sum(map(len, plan.parts.values())) == 30_000
     assert all(sum(m.cells or 0 for m in members) <= 250_000 for members in plan.parts.values())
 
