@@ -80,7 +80,7 @@ def obs_column(name: str, found: pa.ChunkedArray | pa.Array | Iterator[pa.Array]
         found = iter(found.chunks or [pa.array([], found.type)])
     pieces = iter([found]) if isinstance(found, pa.Array) else found
     first = next(pieces)
-    column = (_codes if _is_text(first.type) else _numbers)(name, chain([first], pieces))
+    column = (_codes if _is_text(first.type) else _numbers)(name, chain([first], _alike(name, first.type, pieces)))
     # What Arrow freed it keeps for itself: some 20 MB for as long as the process lives.
     pa.default_memory_pool().release_unused()
     return column
@@ -104,6 +104,16 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(type_) or pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
+def _alike(name: str, type_: pa.DataType, pieces: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """The pieces; refuses one of another type than the first, but for text, which has several."""
+    for piece in pieces:
+        if piece.type != type_ and not (_is_text(piece.type) and _is_text(type_)):
+            found = f"is {type_} in one file, and {piece.type} in another."
+            raise CellmillError(f"column '{name}'", found, "Write the export again, with one type for the column.")
+        yield piece
+        del piece  # it is not needed while the next is read
+
+
 def _codes(name: str, pieces: Iterable[pa.Array]) -> ObsColumn:
     """Text as codes: as they come at first, then as the categories are sorted."""
     import pyarrow.compute as pc
@@ -111,9 +121,6 @@ def _codes(name: str, pieces: Iterable[pa.Array]) -> ObsColumn:
     code_of: dict[Any, int] = {}
     blocks: list[np.ndarray] = []
     for piece in pieces:
-        if not _is_text(piece.type):
-            fix = "Write the export again, with one type for the column."
-            raise CellmillError(f"column '{name}'", f"is text in one file, and {piece.type} in another.", fix)
         coded = piece.dictionary_encode()
         here = [-1 if one is None else code_of.setdefault(one, len(code_of)) for one in coded.dictionary.to_pylist()]
         codes = np.array([*here, -1], _code_type(len(code_of)))
