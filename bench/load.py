@@ -132,9 +132,7 @@ def table(
             # The peers that read h5ad get the file; all others the archive.
             there = paths[0] if w in (SCDATASET, ANNLOADER) else path
             if what != COLD:
-                for file in _files(there):
-                    with file.open("rb") as source:
-                        shutil.copyfileobj(source, Nowhere(), 1 << 24)
+                _warm(there)
             found[w].append(measure(what, w, there, 2 if what == EPOCH_2 else 0, seconds))
         unit = "ms" if what == OPEN else "cells/s"
         yield f"\n{what:<28}{unit:>12}{'own MB':>10}{'files MB':>10}{f'{who[0]} is better':>24}"
@@ -154,6 +152,7 @@ def table(
         of_tenth: dict[int, float] = {}
         for there, n in ((path, cells), (ten, 10 * cells)):
             for workers in (0, 2):
+                _warm(there)
                 one = _middle([measure(MEMORY, who_, there, workers, seconds) for _ in range(runs)])
                 if one is None:
                     yield f"{n:,} cells, {workers or 'no'} workers: nothing in {LIMIT:.0f} s"
@@ -161,6 +160,13 @@ def table(
                 more = f"{one['own'] / of_tenth[workers] - 1:+.1%}" if workers in of_tenth else ""
                 of_tenth[workers] = one["own"]
                 yield _line(f"{n:,} cells, {workers or 'no'} workers", one, more)
+
+
+def _warm(path: Path) -> None:
+    """Read a file, or those of a folder, so that they stand in the page cache where they fit."""
+    for file in _files(path):
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, Nowhere(), 1 << 24)
 
 
 def _middle(said: list[Said]) -> Said:
