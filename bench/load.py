@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ MEASURED = {
     COLD: (STREAM, OURS, SCDL, SCDATASET, ANNLOADER),
     OPEN: (OURS, SCDL),
 }
+TABLES = (*MEASURED, MEMORY)
 
 
 def archive(paths: list[Path], folder: Path, *, cells: int) -> Path:
@@ -117,19 +118,21 @@ Said = dict[str, float] | None
 """What a contender says of itself; ``None``: it came to no end in ``LIMIT`` seconds."""
 
 
-def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[..., Said]) -> Iterable[str]:
+def table(
+    paths: list[Path], *, cells: int, runs: int, tables: Sequence[str], measure: Callable[..., Said]
+) -> Iterable[str]:
     """What each took, and how many times better the first of them is; the middle of several runs, in turn."""
     path = archive(paths, paths[0].parent.parent / f"scdl_{cells}", cells=cells)
     seconds = SECONDS * min(1.0, cells / 100_000)
     for what, who in MEASURED.items():
+        if what not in tables:
+            continue
         found: dict[str, list[Said]] = {w: [] for w in who}
         for w in who * runs:
             # The peers that read h5ad get the file; all others the archive.
             there = paths[0] if w in (SCDATASET, ANNLOADER) else path
             if what != COLD:
-                for file in _files(there):
-                    with file.open("rb") as source:
-                        shutil.copyfileobj(source, Nowhere(), 1 << 24)
+                _warm(there)
             found[w].append(measure(what, w, there, 2 if what == EPOCH_2 else 0, seconds))
         unit = "ms" if what == OPEN else "cells/s"
         yield f"\n{what:<28}{unit:>12}{'own MB':>10}{'files MB':>10}{f'{who[0]} is better':>24}"
@@ -141,14 +144,29 @@ def table(paths: list[Path], *, cells: int, runs: int, measure: Callable[..., Sa
                 continue
             ratio = one["value"] / ours["value"] if what == OPEN else ours["value"] / one["value"]
             yield _line(w, one, "" if w == who[0] else f"{ratio:.1f} x")
+    if MEMORY not in tables:
+        return
     ten = repeated(path, path.parent.parent / f"scdl_{cells}_x10", times=10)
     for who_ in (OURS, STREAM):
-        yield f"\n{f'memory of {who_}':<28}{'cells/s':>12}{'own MB':>10}{'files MB':>10}{'of the largest process':>24}"
+        yield f"\n{f'memory of {who_}':<28}{'cells/s':>12}{'own MB':>10}{'files MB':>10}{'own, beside a tenth':>24}"
+        of_tenth: dict[int, float] = {}
         for there, n in ((path, cells), (ten, 10 * cells)):
             for workers in (0, 2):
-                one = measure(MEMORY, who_, there, workers, seconds)
-                if one is not None:
-                    yield _line(f"{n:,} cells, {workers or 'no'} workers", one)
+                _warm(there)
+                one = _middle([measure(MEMORY, who_, there, workers, seconds) for _ in range(runs)])
+                if one is None:
+                    yield f"{n:,} cells, {workers or 'no'} workers: nothing in {LIMIT:.0f} s"
+                    continue
+                more = f"{one['own'] / of_tenth[workers] - 1:+.1%}" if workers in of_tenth else ""
+                of_tenth[workers] = one["own"]
+                yield _line(f"{n:,} cells, {workers or 'no'} workers", one, more)
+
+
+def _warm(path: Path) -> None:
+    """Read a file, or those of a folder, so that they stand in the page cache where they fit."""
+    for file in _files(path):
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, Nowhere(), 1 << 24)
 
 
 def _middle(said: list[Said]) -> Said:
@@ -251,9 +269,10 @@ def _loader(what: str, who: str, path: Path, workers: int) -> Iterable[Any]:
 
         return CellStream(path, batch_size=BATCH, obs=obs).loader(**options)
     if who == OURS:
-        from cellmill.torch import CellDataset
+        from cellmill.torch import Batches, CellDataset
 
-        return DataLoader(CellDataset(path, obs=obs), batch_size=BATCH, shuffle=True, **options)
+        cells = CellDataset(path, obs=obs)
+        return DataLoader(cells, batch_sampler=Batches(cells, batch_size=BATCH), **options)
     if who == SCDL:
         from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
         from bionemo.scdl.util.torch_dataloader_utils import collate_sparse_matrix_batch
@@ -262,16 +281,16 @@ def _loader(what: str, who: str, path: Path, workers: int) -> Iterable[Any]:
         return DataLoader(data, batch_size=BATCH, shuffle=True, collate_fn=collate_sparse_matrix_batch, **options)
     import anndata
 
-    cells = anndata.read_h5ad(path, backed="r")
+    file = anndata.read_h5ad(path, backed="r")
     if who == ANNLOADER:
         from anndata.experimental import AnnLoader
 
-        return _Counts(AnnLoader(cells, batch_size=BATCH, shuffle=True, num_workers=workers))
+        return _Counts(AnnLoader(file, batch_size=BATCH, shuffle=True, num_workers=workers))
     from scdataset import BlockShuffling, scDataset
 
     # 16 cells in a row and 256 batches at once: the figures that its authors publish for h5ad.
     stream = scDataset(
-        cells,
+        file,
         BlockShuffling(block_size=16),
         batch_size=BATCH,
         fetch_factor=256,

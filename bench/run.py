@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument(
         "--everything", action="store_true", help="of scale: tokens, embeddings, exports and report, too"
     )
+    parser.add_argument("--tables", nargs="+", help="of load: such as memory, or 'random batches'; default: all")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(MEASUREMENTS)
     if unknown:
@@ -62,7 +63,7 @@ def main() -> int:
         elif name == "embed":
             _embed(min(asked.cells, 200), asked.runs)
         elif name == "load":
-            _load(asked.cells, asked.runs)
+            _load(asked.cells, asked.runs, asked.tables)
         elif name == "packed":
             _packed(asked.cells, asked.runs)
         elif name == "disk":
@@ -110,9 +111,12 @@ def _embed(cells: int, runs: int) -> None:
     print(embeddings.table(found, cells))
 
 
-def _load(cells: int, runs: int) -> None:
+def _load(cells: int, runs: int, tables: list[str] | None) -> None:
     from atlas import parts
-    from load import LIMIT, table
+    from load import LIMIT, TABLES, table
+
+    if unknown := set(tables or ()) - set(TABLES):
+        raise SystemExit(f"no table {', '.join(sorted(unknown))}; there are {', '.join(map(repr, TABLES))}")
 
     def measure(*arguments: object) -> dict[str, float] | None:
         command = [sys.executable, str(HERE / "load.py"), *map(str, arguments)]
@@ -127,7 +131,7 @@ def _load(cells: int, runs: int) -> None:
 
     print(f"\nload: {cells:,} cells; the middle of {runs} runs, in turn")
     paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
-    for line in table(paths, cells=cells, runs=runs, measure=measure):
+    for line in table(paths, cells=cells, runs=runs, tables=tables or TABLES, measure=measure):
         print(line, flush=True)
 
 

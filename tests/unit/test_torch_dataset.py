@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+import tracemalloc
 
 import anndata
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cellmill.errors import CellmillError
-from cellmill.torch import CellDataset, Counts, to_device
+from cellmill.torch import Batches, CellDataset, CellStream, Counts, Grouped, Permuted, Shuffled, to_device
 from cellmill.torch.kernels import narrow
 
 from .loader_exports import COUNTS, Made, make_exports
@@ -142,6 +144,52 @@ def test_workers_give_what_the_main_process_gives(made: Made):
     ):
         assert torch.equal(here["counts"].to_dense(), there["counts"].to_dense())
         assert torch.equal(here["donor"], there["donor"]) and torch.equal(here["row"], there["row"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_a_stream(workers: int, made: Made):
+    """Epoch after epoch every cell once, in the order of the sampler; ``set_epoch`` goes back."""
+    for sampler in (Permuted(seed=3), Shuffled(block_rows=10), Grouped("donor")):
+        stream = CellStream(made.path("scdl"), batch_size=90, sampler=sampler)
+        expected = [[batch["row"].tolist() for batch in stream.loader()]]
+        stream.set_epoch(1)
+        expected.append([batch["row"].tolist() for batch in stream])
+        assert expected[0] != expected[1]
+        dataset = CellDataset(made.path("scdl"))
+        order = Batches(dataset, batch_size=90, sampler=sampler)
+        loader = DataLoader(dataset, batch_sampler=order, num_workers=workers, persistent_workers=workers > 0)
+        assert order.left_out == stream.left_out and len(loader) == len(stream)
+        assert [[batch["row"].tolist() for batch in loader] for _ in range(2)] == expected
+        order.set_epoch(0)
+        assert [batch["row"].tolist() for batch in loader] == expected[0]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_of_ranks_have_every_cell_once(drop_last: bool, made: Made):
+    """As many batches on each of three ranks; what is left out is counted; there is no fourth rank."""
+    dataset = CellDataset(made.path("scdl"))
+    orders = [Batches(dataset, batch_size=16, drop_last=drop_last, ranks=(rank, 3)) for rank in range(3)]
+    seen = np.concatenate([cells for order in orders for cells in order])
+    assert len({len(order) for order in orders}) == 1
+    assert len(np.unique(seen)) == len(seen) == 700 - sum(orders[0].left_out.values())
+    assert bool(orders[0].left_out) == drop_last
+    with pytest.raises(CellmillError, match="rank 3 of 3"):
+        Batches(dataset, ranks=(3, 3))
+
+
+def test_an_order_takes_no_memory_for_a_cell():
+    """A batch is cut by two numbers: less than a byte for each of two million cells, not 40."""
+
+    class Many:
+        n_cells, block_rows = 2_000_000, 64
+
+    tracemalloc.start()
+    try:
+        order = iter(Batches(Many(), batch_size=64))
+        assert len(set(itertools.chain(*itertools.islice(order, 10)))) == 640
+        assert tracemalloc.get_traced_memory()[1] < Many.n_cells
+    finally:
+        tracemalloc.stop()
 
 
 def test_spawned_workers_get_the_path(made: Made):

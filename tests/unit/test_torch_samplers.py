@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cellmill.errors import CellmillError
 from cellmill.torch.obs import ObsColumn
-from cellmill.torch.samplers import Balanced, Grouped, Sequential, Shuffled, Weighted, WithControls, level
+from cellmill.torch.samplers import Balanced, Grouped, Permuted, Sequential, Shuffled, Weighted, WithControls, level
 
 
 @dataclass
@@ -48,9 +48,10 @@ SIZES = st.tuples(
 @settings(max_examples=150, deadline=None)
 @given(sizes=SIZES, ranks=st.integers(1, 5), lanes=st.integers(1, 5), epoch=st.integers(0, 3), last=st.booleans())
 def test_every_cell_is_in_one_batch_of_one_rank(sizes, ranks: int, lanes: int, epoch: int, last: bool):
-    """Shuffled and in order; every rank has as many batches, none larger than asked for."""
+    """Shuffled, permuted and in order; every rank has as many batches, none larger than asked for."""
     n, batch_size, block, buffer, seed = sizes
-    for sampler in (Shuffled(seed=seed, buffer_rows=buffer, block_rows=block, lanes=lanes), Sequential()):
+    shuffled = Shuffled(seed=seed, buffer_rows=buffer, block_rows=block, lanes=lanes)
+    for sampler in (shuffled, Permuted(seed=seed), Sequential()):
         cells = Cells(n)
         if n < ranks or (batch_size == 1 and n % ranks) or (last and n // batch_size < ranks):
             continue
@@ -70,13 +71,14 @@ def test_every_cell_is_in_one_batch_of_one_rank(sizes, ranks: int, lanes: int, e
             assert not plan.left_out
 
 
-def test_an_order_is_known_by_seed_and_epoch():
+@pytest.mark.parametrize("sampler", [Shuffled, Permuted])
+def test_an_order_is_known_by_seed_and_epoch(sampler: type):
     """The same again for the same, another for another."""
     cells = Cells(1_000)
-    first = batches(Shuffled(seed=3), cells, epoch=2)[0]
-    assert batches(Shuffled(seed=3), cells, epoch=2)[0] == first
-    assert batches(Shuffled(seed=4), cells, epoch=2)[0] != first
-    assert batches(Shuffled(seed=3), cells, epoch=3)[0] != first
+    first = batches(sampler(seed=3), cells, epoch=2)[0]
+    assert batches(sampler(seed=3), cells, epoch=2)[0] == first
+    assert batches(sampler(seed=4), cells, epoch=2)[0] != first
+    assert batches(sampler(seed=3), cells, epoch=3)[0] != first
 
 
 def test_an_order_is_pinned():
@@ -84,6 +86,29 @@ def test_an_order_is_pinned():
     sampler = Shuffled(seed=1, buffer_rows=64, block_rows=4, lanes=2)
     found = batches(sampler, Cells(70), batch_size=2)[0]
     assert [found[0], found[16], found[-1]] == [[66, 56], [2, 11], [54, 26]]
+    assert batches(Permuted(seed=1), Cells(7), epoch=2, batch_size=7)[0] == [[1, 4, 3, 6, 2, 0, 5]]
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_permuted_cells_stand_anywhere_beside_any(n: int):
+    """Over epochs, every place has every cell as often, and every cell every follower (chi-squared below 5 sigma)."""
+    epochs = 4_000
+    orders = np.array([batches(Permuted(seed=n), Cells(n), epoch=e, batch_size=n)[0][0] for e in range(epochs)])
+    at = np.bincount((np.arange(n) * n + orders).ravel(), minlength=n * n)
+    follows = np.bincount((orders[:, :-1] * n + orders[:, 1:]).ravel(), minlength=n * n)
+    for found in (at, follows[~np.eye(n, dtype=bool).ravel()]):
+        squares, freedom = ((found - found.mean()) ** 2 / found.mean()).sum(), len(found)
+        assert squares < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_permuted_cells_of_a_large_store_are_mixed():
+    """A window of the order has as many cells from each part of the store as if drawn; and nothing is held for them."""
+    plan = Permuted().plan(Cells(1 << 40), epoch=0, batch_size=1 << 26)
+    found = plan.order(1 << 39, (1 << 39) + 100_000)
+    assert len(np.unique(found)) == 100_000
+    parts = np.bincount(found >> 34, minlength=64)
+    assert ((parts - parts.mean()) ** 2 / parts.mean()).sum() < 64 + 5 * np.sqrt(128)
+    assert abs(np.corrcoef(found[:-1].astype(float), found[1:].astype(float))[0, 1]) < 0.02
 
 
 def test_a_shuffle_mixes():

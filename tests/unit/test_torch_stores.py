@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import weakref
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cellmill.contracts import tokens as token_files
 from cellmill.contracts.parquet import write as write_parquet
@@ -277,3 +282,46 @@ def test_a_store_may_give_obs_as_pandas_or_arrow(values: Any, expected: list[Any
     found = obs_column("x", values)
     np.testing.assert_array_equal(found.decoded(), np.array(expected, found.decoded().dtype))
     assert len(found) == len(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["b", "a", "", "é", None]), max_size=40), st.lists(st.integers(0, 40), max_size=4))
+def test_a_column_in_pieces_is_the_column(values: list[str | None], cuts: list[int]):
+    """As text or as codes, wherever it is cut; missing values stay missing."""
+    bounds = [0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]
+    pieces = [pa.array(values[a:b], pa.string()) for a, b in pairwise(bounds)]
+    for found in (iter(pieces), iter([piece.dictionary_encode() for piece in pieces]), pa.chunked_array(pieces)):
+        column = obs_column("x", found)
+        assert list(column.decoded()) == values and column.values.dtype == np.int8
+        assert list(column.categories) == sorted({value for value in values if value is not None})
+
+
+def test_many_categories_get_wider_codes():
+    """Those of the first pieces, too."""
+    names = [f"{i:04}" for i in range(40_000)]
+    column = obs_column("x", iter([pa.array(names[100:150]), pa.array(names), pa.array([None, "0149"])]))
+    assert column.values.dtype == np.int32 and list(column.decoded()) == [*names[100:150], *names, None, "0149"]
+
+
+def test_pieces_of_text_are_not_held():
+    """The next is read when the last is gone."""
+    before: list[weakref.ref[pa.Array]] = []
+
+    def pieces() -> Iterator[pa.Array]:
+        for number in range(50):
+            piece = pa.array([str(number % 7)] * 1_000)
+            before.append(weakref.ref(piece))
+            yield piece
+            del piece
+            assert sum(one() is not None for one in before) <= 2
+
+    assert len(obs_column("x", pieces())) == 50_000
+
+
+@pytest.mark.parametrize(("one", "other"), [(["a"], [1]), ([1], ["a"]), ([1], [0.5]), ([True], [1])])
+def test_a_column_of_two_types_is_refused(one: list[Any], other: list[Any]):
+    """Rather than numbers taken for text."""
+    with pytest.raises(
+        CellmillError, match=rf"column 'x'.* is {pa.array(one).type} in one .* {pa.array(other).type} in"
+    ):
+        obs_column("x", iter([pa.array(one), pa.array(other)]))

@@ -185,9 +185,9 @@ class PackedRows:
         if column not in self.obs_columns:
             fix = nearest(column, self.obs_columns)
             raise CellmillError(self.path / OBS, f"has no column '{column}'.", fix)
-        values = pq.read_table(self.path / OBS, columns=[column])[column]
-        if pa.types.is_string(values.type) and column != "cell_id":
-            values = values.dictionary_encode()
+        text = column != "cell_id" and pa.types.is_string(pq.read_schema(self.path / OBS).field(column).type)
+        read = {"columns": [column], "read_dictionary": [column] if text else None}
+        values = pq.read_table(self.path / OBS, **read)[column]
         found: pd.Series = values.to_pandas()
         return found.rename(column)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cellmill.torch.batches import Batch, to_device
 from cellmill.torch.contents import Columns, Counts, Tokens, variable_genes
-from cellmill.torch.dataset import Cell, CellDataset, Cells
-from cellmill.torch.samplers import Balanced, Grouped, Sequential, Shuffled, Weighted, WithControls
+from cellmill.torch.dataset import Batches, Cell, CellDataset, Cells
+from cellmill.torch.samplers import Balanced, Grouped, Permuted, Sequential, Shuffled, Weighted, WithControls
 from cellmill.torch.scbasecount import HVGDataset, ScRNADataset, create_dataloader, create_hvg_dataloader
 from cellmill.torch.stores import open_store
 from cellmill.torch.stream import CellStream, StreamLoader
@@ -13,6 +13,7 @@ from cellmill.torch.stream import CellStream, StreamLoader
 __all__ = [
     "Balanced",
     "Batch",
+    "Batches",
     "Cell",
     "CellDataset",
     "CellStream",
@@ -21,6 +22,7 @@ __all__ = [
     "Counts",
     "Grouped",
     "HVGDataset",
+    "Permuted",
     "ScRNADataset",
     "Sequential",
     "Shuffled",

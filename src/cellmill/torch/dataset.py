@@ -16,7 +16,8 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from cellmill.torch.batches import Batch
 from cellmill.torch.contents import Counts, csr_tensor
 from cellmill.torch.obs import ObsColumn, obs_column
-from cellmill.torch.stores import RowStore, open_store
+from cellmill.torch.samplers import Permuted, Sampler, checked_ranks, level
+from cellmill.torch.stores import RowStore, block_rows, open_store
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ default_collate_fn_map[Cell] = collate_cells
 class CellDataset(Dataset[Cell]):
     """A split of an export of counts (``scdl``, ``packed``, ``hdf5``) as cells by number.
 
-    A ``DataLoader`` with its own sampler and collate function gives batches of ``counts`` (``torch.sparse_csr``, or
-    dense), ``row`` and the obs columns that were asked for.
+    A ``DataLoader`` with its own collate function gives batches of ``counts`` (``torch.sparse_csr``, or dense), ``row``
+    and the obs columns that were asked for, with any sampler, or with ``Batches``, which holds nothing for a cell.
     Opening decodes nothing; a batch is gathered at once, without Python per cell.
     It pickles as its path, so that workers may be forked or spawned, and opens folders that cannot be written.
 
@@ -131,6 +132,7 @@ class CellDataset(Dataset[Cell]):
         self._asked = dict(obs) if isinstance(obs, dict) else dict.fromkeys(obs)
         self.store: RowStore = open_store(self.path)  # type: ignore[assignment]
         self._reader = self._counts.reader(self.store)
+        self.n_cells, self.block_rows = self.store.n_rows, block_rows(self.store)
         self._obs: dict[str, ObsColumn] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -195,6 +197,61 @@ class CellDataset(Dataset[Cell]):
     def _read(self, rows: np.ndarray) -> Cells:
         obs = {name: self.obs(name).values[rows] for name in self._asked}
         return Cells(rows, self._reader.csr(rows), self._reader.n_genes, obs, self._counts.layout)
+
+
+class Batches(torch.utils.data.Sampler[np.ndarray]):
+    """The cells of every batch of an epoch: ``DataLoader(dataset, batch_sampler=Batches(dataset))``.
+
+    Batches are those of a ``CellStream`` with the same sampler, also over ranks: batch ``i`` goes to rank
+    ``i % ranks``, every rank has as many, and no cell is lost or doubled.
+    Nothing is held for a cell, where ``shuffle=True`` makes torch hold a Python number (40 bytes) of each.
+    Each iteration is the next epoch; ``set_epoch`` names one, as with ``torch.utils.data.DistributedSampler``.
+
+    Args:
+        dataset: whose cells.
+        batch_size: cells of a batch (of one rank).
+        sampler: ``None``: ``Permuted()``, all cells in random order; or another of the samplers.
+        drop_last: leave out what makes no full batch for every rank.
+        ranks: ``(rank, number of ranks)``; ``None``: those of ``torch.distributed``, where it is initialised.
+
+    Raises:
+        CellmillError: there are no such batches.
+    """
+
+    def __init__(
+        self,
+        dataset: CellDataset,
+        *,
+        batch_size: int = 64,
+        sampler: Sampler | None = None,
+        drop_last: bool = False,
+        ranks: tuple[int, int] | None = None,
+    ) -> None:
+        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self.sampler: Sampler = Permuted() if sampler is None else sampler
+        self.rank, self.ranks = checked_ranks("Batches", batch_size, ranks)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be that of ``epoch``."""
+        self.epoch = epoch
+        plan = self.sampler.plan(self.dataset, epoch=epoch, batch_size=self.batch_size, ranks=self.ranks)
+        self._plan = level(plan, ranks=self.ranks, batch_size=self.batch_size, drop_last=self.drop_last)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Cells that the next epoch leaves out, over all ranks, by reason."""
+        return dict(self._plan.left_out)
+
+    def __len__(self) -> int:
+        """Batches of this rank in the next epoch."""
+        return self._plan.n_batches // self.ranks
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        plan = self._plan
+        self.set_epoch(self.epoch + 1)
+        for batch in range(self.rank, plan.n_batches, self.ranks):
+            yield plan.rows(batch)
 
 
 def _open(path: Path, counts: Counts, obs: dict[str, Sequence[str] | None]) -> CellDataset:

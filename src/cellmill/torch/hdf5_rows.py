@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -17,6 +18,7 @@ from cellmill.torch.stores import Blocks, Rows, blocks_kept, by_block
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 MISSING_WHOLE = np.iinfo(np.int64).min
 """What stands for a missing whole number in these files."""
@@ -125,23 +127,25 @@ class Hdf5Rows:
 
     def obs(self, column: str) -> ObsColumn:
         """One column for all rows, decoded now; what stands for a missing value is missing again."""
-        import pyarrow as pa
-
         if column not in self.obs_columns:
             raise CellmillError(self.path, f"there is no obs column '{column}'.", nearest(column, self.obs_columns))
+        return obs_column(column, self._pieces(column))
+
+    def _pieces(self, column: str) -> Iterator[pa.Array]:
+        """A column, file by file."""
+        import pyarrow as pa
+
         place = {"cell_id": "cell_ids", "experiment_id": "experiment_ids"}.get(column, f"obs/{column}")
-        pieces = []
         for name in self._files:
             with _open(name) as file:
                 values = file[place]
                 if values.dtype.kind in "SO":
                     text = values.asstr()[:]
-                    pieces.append(pa.array(np.where(text == "", None, text), pa.large_string()).dictionary_encode())
+                    yield pa.array(np.where(text == "", None, text), pa.large_string())
                 elif values.dtype == np.int8:
-                    pieces.append(pa.array(values[:], mask=values[:] < 0).cast(pa.bool_()))
+                    yield pa.array(values[:], mask=values[:] < 0).cast(pa.bool_())
                 else:
-                    pieces.append(pa.array(values[:], mask=values[:] == MISSING_WHOLE))
-        return obs_column(column, pa.chunked_array(pieces))
+                    yield pa.array(values[:], mask=values[:] == MISSING_WHOLE)
 
 
 def in_order(at: np.ndarray, lengths: np.ndarray, columns: np.ndarray, values: np.ndarray) -> Rows:

@@ -67,6 +67,41 @@ def narrow(columns: np.ndarray, n_genes: int, out: np.ndarray) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
+def _shift(other: np.uint64, key: np.uint64, size: np.uint64) -> np.uint64:
+    """A number below ``size`` (at most 2**32) that another and a key name: splitmix64, scaled."""
+    h = other + key
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((h >> np.uint64(32)) * size) >> np.uint64(32)
+
+
+@numba.njit(cache=True, nogil=True)
+def permuted(start: int, width: int, n: int, keys: np.ndarray, out: np.ndarray) -> None:
+    """What stands from place ``start`` of a permutation of 0 to n - 1; nothing else of it is computed.
+
+    A Feistel network over numbers of two digits, the lower less than ``width`` (the root of ``n``, rounded up): each
+    digit in turn is shifted by what the other and a key (uint64, an even number of them) name.
+    What is none of the ``n`` goes through it again (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    low = np.uint64(width)
+    high = (np.uint64(n) + low - np.uint64(1)) // low
+    for i in range(len(out)):
+        at = np.uint64(start + i)
+        while True:
+            upper = at // low
+            lower = at - upper * low
+            for r in range(0, len(keys), 2):
+                upper += _shift(lower, keys[r], high)
+                upper -= high if upper >= high else np.uint64(0)
+                lower += _shift(upper, keys[r + 1], low)
+                lower -= low if lower >= low else np.uint64(0)
+            at = upper * low + lower
+            if at < np.uint64(n):
+                break
+        out[i] = at
+
+
+@numba.njit(cache=True, nogil=True)
 def library_sizes(offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The sum of each row (n,), float64."""
     sizes = np.zeros(len(offsets) - 1, np.float64)

@@ -137,19 +137,20 @@ class MdsTable:
 
     def obs(self, column: str) -> ObsColumn:
         """One column for all rows, decoded now; empty text and the least whole number are missing values again."""
+        known = self._known(column)
+        return obs_column(column, (self._missing_again(i, known) for i in range(len(self._shards))))
+
+    def _missing_again(self, number: int, column: list[str]) -> pa.Array:
+        """A column of a shard with its missing values."""
         import pyarrow.compute as pc
 
-        pieces = [
-            self._decode(self._read(i), np.arange(int(shard["samples"])), self._known(column))[column].combine_chunks()
-            for i, shard in enumerate(self._shards)
-        ]
-        values = pa.chunked_array(pieces)
+        rows = np.arange(int(self._shards[number]["samples"]))
+        values = self._decode(self._read(number), rows, column)[column[0]].combine_chunks()
         if pa.types.is_large_string(values.type):
-            values = pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
-        elif values.type == pa.int64():
-            missing = pc.equal(values, np.iinfo(np.int64).min)
-            values = pc.if_else(missing, pa.scalar(None, values.type), values)
-        return obs_column(column, values)
+            return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+        if values.type == pa.int64():
+            return pc.if_else(pc.equal(values, np.iinfo(np.int64).min), pa.scalar(None, values.type), values)
+        return values
 
     def _known(self, column: str) -> list[str]:
         if column not in self.columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ class ParquetTable:
         """One column for all rows, decoded now."""
         if column not in self.columns:
             raise CellmillError(self.path, f"there is no column '{column}'.", nearest(column, self.columns))
-        tables = [pq.read_table(f, columns=[column], use_threads=False) for f in self._files]
-        return obs_column(column, decode(pa.concat_tables(tables))[column])
+        none = pa.table({column: pa.array([], self.columns[column])})
+        blocks = (self._read(block, (column,)) for block in range(len(self._groups)))
+        return obs_column(column, (piece for block in chain([none], blocks) for piece in block[column].chunks))
 
 
 class TokenFiles(ParquetTable):

@@ -12,7 +12,7 @@ import numpy as np
 
 from cellmill.errors import CellmillError
 from cellmill.torch.kernels import gather, gather_counts
-from cellmill.torch.obs import ObsColumn, obs_column
+from cellmill.torch.obs import ObsColumn, obs_column, parquet_column
 from cellmill.torch.stores import Empty, Rows
 
 if TYPE_CHECKING:
@@ -116,17 +116,11 @@ class ScdlRows:
 
     def obs(self, column: str) -> ObsColumn:
         """One column for all rows, decoded now."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         from cellmill.errors import nearest
 
         if column not in self.obs_columns:
             raise CellmillError(self.path, f"there is no obs column '{column}'.", nearest(column, self.obs_columns))
-        tables = self._tables("obs_features")
-        text = pa.types.is_string(pq.read_schema(tables[0]).field(column).type)
-        read = [pq.read_table(t, columns=[column], read_dictionary=[column] if text else None) for t in tables]
-        return obs_column(column, pa.concat_tables(read)[column])
+        return obs_column(column, parquet_column(column, self._tables("obs_features")))
 
     def _tables(self, folder: str) -> list[Path]:
         tables = sorted((self.path / folder).glob("dataframe_*.parquet"))

@@ -17,7 +17,7 @@ from cellmill.torch.contents import Contents, Counts, CountsReader, Reader, defa
 from cellmill.torch.dataset import tensor_of
 from cellmill.torch.obs import ObsColumn, obs_column
 from cellmill.torch.pool import forget
-from cellmill.torch.samplers import TURN, Plan, Sampler, Shuffled, level
+from cellmill.torch.samplers import TURN, Plan, Sampler, Shuffled, checked_ranks, level
 from cellmill.torch.stores import Store, block_rows, open_store
 
 EPOCH, START = 0, 1
@@ -42,7 +42,8 @@ class CellStream(IterableDataset[Batch]):
     Args:
         path: a split folder, such as ``results/pbmc68k/hf/cells/train``, or ``results/pbmc68k/tokenized/rank``.
         batch_size: cells of a batch (of one rank).
-        sampler: ``Shuffled()``, ``Sequential()``, ``Weighted``, ``Balanced``, ``Grouped`` or ``WithControls``.
+        sampler: ``Shuffled()``, ``Permuted()``, ``Sequential()``, ``Weighted``, ``Balanced``, ``Grouped`` or
+            ``WithControls``.
         contents: ``Counts``, ``Tokens`` or ``Columns``, or several; ``None``: counts, else tokens.
         obs: obs columns of a batch, as codes of text (int64) or numbers; a map gives the categories of the codes.
         only: values of obs columns to keep, such as ``{"disease": "normal"}`` or ``{"split": "train"}``.
@@ -69,10 +70,7 @@ class CellStream(IterableDataset[Batch]):
     ) -> None:
         self.path, self.batch_size, self.drop_last = Path(path), batch_size, drop_last
         self.sampler: Sampler = Shuffled() if sampler is None else sampler
-        self.rank, self.ranks = _ranks() if ranks is None else ranks
-        if batch_size < 1 or not 0 <= self.rank < self.ranks:
-            found = f"batch_size {batch_size}, rank {self.rank} of {self.ranks}."
-            raise CellmillError("CellStream", found, "Batches hold 1 cell or more; ranks count from 0.")
+        self.rank, self.ranks = checked_ranks("CellStream", batch_size, ranks)
         self._only = dict(only or {})
         self._asked = dict(obs) if isinstance(obs, Mapping) else dict.fromkeys(obs)
         self._contents = contents
@@ -309,12 +307,3 @@ class _Bundles(IterableDataset[Bundle]):
         size = self.stream.at_once
         for begin in range(start + worker * size, steps, size * workers):
             yield self.stream.batches(range(begin, min(begin + size, steps)))
-
-
-def _ranks() -> tuple[int, int]:
-    """Rank and number of ranks of ``torch.distributed``; (0, 1) without."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
