@@ -21,15 +21,14 @@ class ObsTable:
     Memory: the columns of one row group.
 
     Args:
-        columns: the columns and their types, as ``columns.obs_columns`` gives them.
+        columns: the columns and their types, as ``Given.obs_columns`` gives them.
     """
 
     def __init__(self, path: Path, *, columns: dict[str, str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64()}
-        self._schema = pa.schema([("cell_id", pa.string()), *((c, types[kind]) for c, kind in columns.items())])
+        self._schema = pa.schema([("cell_id", "string"), *columns.items()])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._pending: list[pa.Table] = []
         self._cells = 0
