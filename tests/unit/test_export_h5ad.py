@@ -14,10 +14,9 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.exports import h5ad as export
-from cellmill.exports import obs_table
 from cellmill.exports.given import Given
 from cellmill.exports.h5ad import H5adCounts
-from cellmill.matrix import writer
+from cellmill.matrix import obs_table, writer
 
 from .export_rows import Rows, digests, make_rows, new_folder
 

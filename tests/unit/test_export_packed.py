@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from cellmill.errors import CellmillError
-from cellmill.exports import obs_table, packed
+from cellmill.exports import packed
 from cellmill.exports.given import Given
 from cellmill.exports.packed import PackedCounts
+from cellmill.matrix import obs_table
 from cellmill.packed.reader import PackedRows
 
 from .export_rows import digests, make_rows, new_folder

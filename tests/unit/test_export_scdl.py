@@ -15,6 +15,7 @@ from cellmill.errors import CellmillError
 from cellmill.exports import scdl
 from cellmill.exports.given import Given
 from cellmill.exports.scdl import ScdlCounts
+from cellmill.matrix import obs_table
 from cellmill.scdl import writer
 
 from .export_rows import digests, make_rows, new_folder
@@ -117,7 +118,7 @@ def test_labels_need_no_pickle(tmp_path: Path) -> None:
 
 def test_bytes_do_not_depend_on_the_cut_into_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows one by one, in uneven batches and as slices give the same files, also over many row groups."""
-    monkeypatch.setattr(writer, "CELLS_PER_GROUP", 10)
+    monkeypatch.setattr(obs_table, "CELLS_PER_GROUP", 10)
     monkeypatch.setattr(writer, "BLOCK", 8)
     rows = make_rows()
     ways = [rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]

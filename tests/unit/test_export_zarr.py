@@ -14,10 +14,10 @@ import pytest
 import zarr
 
 from cellmill.errors import CellmillError
-from cellmill.exports import obs_table
 from cellmill.exports import zarr as export
 from cellmill.exports.given import Given
 from cellmill.exports.zarr import ZarrCounts
+from cellmill.matrix import obs_table
 from cellmill.matrix.zarr_store import convert_zarr
 
 from .export_rows import digests, make_rows, new_folder

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from cellmill.exports.rows import Header
 
 
+def obs_schema(columns: dict[str, str]) -> pa.Schema:
+    """``cell_id`` and the columns of ``Given.obs_columns``."""
+    import pyarrow as pa
+
+    return pa.schema([("cell_id", "string"), *columns.items()])
+
+
 @dataclass(frozen=True)
 class Given:
     """What every export is given; ``write(given, spec)`` of its format writes it and returns its facts.

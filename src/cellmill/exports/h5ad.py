@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cellmill.exports.categories import categories, waiting
 from cellmill.exports.columns import checked_counts
-from cellmill.exports.obs_table import ObsTable, categories, waiting
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import AnnDataCounts
+from cellmill.matrix.obs_table import ObsTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
 
 FILE = "cells.h5ad"
@@ -52,7 +53,7 @@ def write(given: Given, spec: H5adCounts) -> dict[str, Any]:
             file = files[split] = H5adWriter(
                 out / split / FILE, n_genes=n_genes, dtype=dtype, threads=given.threads, obsm=obsm
             )
-            obs = ObsTable(waiting(out, split), columns=kinds)
+            obs = ObsTable(waiting(out, split), obs_schema(kinds))
             for _, batch in in_groups(batches, group_rows=GROUP_ROWS, file_rows=header.cells[split]):
                 obs.add(batch)
                 offsets, genes, counts = checked_counts(batch, header)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from cellmill.errors import CellmillError
 from cellmill.exports.columns import checked_counts
-from cellmill.exports.obs_table import ObsTable
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import CountsSpec
-
-if TYPE_CHECKING:
-    from cellmill.exports.given import Given
+from cellmill.matrix.obs_table import ObsTable
 
 
 class PackedCounts(CountsSpec):
@@ -42,7 +40,7 @@ def write(given: Given, spec: PackedCounts) -> dict[str, Any]:
         archive = given.out / split
         archive.mkdir()
         writer = PackedWriter(archive, genes=header.genes, dtype=header.counts_dtype, rows_per_file=spec.cells_per_file)
-        obs = ObsTable(archive / OBS, columns=kinds)
+        obs = ObsTable(archive / OBS, obs_schema(kinds))
         try:
             for batch in batches:
                 writer.append(*checked_counts(batch, header))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cellmill.errors import CellmillError
 from cellmill.exports.columns import checked_counts
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import CountsSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
 
 
@@ -43,19 +43,17 @@ def _write_archive(
     archive: Path, header: Header, batches: Iterable[pa.RecordBatch], *, columns: dict[str, str]
 ) -> dict[str, Any]:
     import numpy as np
-    import pyarrow as pa
 
     from cellmill.scdl.writer import ArchiveWriter
 
     archive.mkdir()
     columns_dtype = np.min_scalar_type(max(len(header.genes) - 1, 0))
-    schema = pa.schema([("cell_id", "string"), *columns.items()])
     with ArchiveWriter(archive, column_dtype=columns_dtype, data_dtype=header.counts_dtype) as writer:
-        writer.begin_obs(schema, header.dataset)
+        writer.begin_obs(obs_schema(columns), header.dataset)
         for batch in batches:
             offsets, genes, counts = checked_counts(batch, header)
             writer.add_rows(counts, genes, offsets[1:])
-            writer.add_obs(pa.Table.from_batches([batch]))
+            writer.add_obs(batch)
         if not writer.values:
             fix = "Filter empty cells (quality), or leave the export scdl out."
             where = f"{header.dataset}, split '{archive.name}'"

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellmill.exports.categories import categories, waiting
 from cellmill.exports.columns import checked_counts
-from cellmill.exports.obs_table import ObsTable, categories, waiting
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import AnnDataCounts
+from cellmill.matrix.obs_table import ObsTable
 from cellmill.spec import PositiveInt
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
 
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
@@ -57,7 +58,7 @@ def write(given: Given, spec: ZarrCounts) -> dict[str, Any]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="blosc") as pool, _quiet():
         for split, batches in given.by_split():
             zarr.open_group(out / split, mode="w-", zarr_format=3, attributes=dict(COLLECTION))
-            obs = ObsTable(waiting(out, split), columns=kinds)
+            obs = ObsTable(waiting(out, split), obs_schema(kinds))
             matrices = _Matrices(out / split, header, spec, pool)
             try:
                 for batch in batches:
