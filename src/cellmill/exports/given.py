@@ -98,7 +98,7 @@ class Given:
             cells += batch.num_rows
             if cells > expected:
                 break
-            for column in self.header.obs.names:
+            for column in batch.schema.names:
                 self._missing[column] += batch[column].null_count
             yield batch
         if cells != expected:
