@@ -41,6 +41,7 @@ def export(kind: str, path: Path, out: Path) -> Path:
     from importlib import import_module
 
     from cellmill.exports import parse_export
+    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
 
     with h5py.File(path) as file:
@@ -62,7 +63,7 @@ def export(kind: str, path: Path, out: Path) -> Path:
             done += n
 
     spec = parse_export(f"{kind}/counts", {})
-    import_module(f"cellmill.exports.{kind}").write(out, header, rows(), spec)
+    import_module(f"cellmill.exports.{kind}").write(Given(out, header, rows()), spec)
     return out / "train"
 
 

@@ -17,6 +17,7 @@ BLOCK_ROWS = 4_096
 def ours(path: Path) -> None:
     """Kind ``expression``, from the blocks of the file."""
     from cellmill.exports import HfExpression
+    from cellmill.exports.given import Given
     from cellmill.exports.hf import write
     from cellmill.exports.rows import Header
     from cellmill.matrix.reader import CountsFile
@@ -41,7 +42,7 @@ def ours(path: Path) -> None:
 
     header = Header("atlas", {"train": len(ids)}, genes, np.dtype(np.uint16), pa.schema([]))
     with tempfile.TemporaryDirectory(dir=path.parent) as out, CountsFile(path, "X") as file:
-        write(Path(out), header, rows(file), HfExpression())
+        write(Given(Path(out), header, rows(file)), HfExpression())
 
 
 def peer(path: Path) -> None:

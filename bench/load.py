@@ -42,6 +42,7 @@ def archive(paths: list[Path], folder: Path, *, cells: int) -> Path:
     import pyarrow as pa
 
     from cellmill.exports import scdl
+    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
     from cellmill.matrix.reader import CountsFile
 
@@ -75,7 +76,7 @@ def archive(paths: list[Path], folder: Path, *, cells: int) -> Path:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    scdl.write(folder, header, rows(), scdl.ScdlCounts())
+    scdl.write(Given(folder, header, rows()), scdl.ScdlCounts())
     return folder / "train"
 
 

@@ -39,6 +39,7 @@ def _ours(folder: Path, encoding: str, threads: str) -> Callable[[Path], object]
     from cellmill.contracts import manifest
     from cellmill.contracts.counts import CountsPart
     from cellmill.exports import mds as format_
+    from cellmill.exports.given import Given
     from cellmill.exports.mds import MdsTokens
     from cellmill.exports.rows import Header, PartFiles, common_schema, ordered, token_column
     from cellmill.tokenizers.tahoe_x1 import TahoeX1
@@ -55,7 +56,7 @@ def _ours(folder: Path, encoding: str, threads: str) -> Callable[[Path], object]
         scratch = out / "scratch"
         scratch.mkdir()
         rows = ordered([part], header=header, columns=needed, scratch=scratch)
-        facts = format_.write(out, header, rows, spec, threads=int(threads.split()[0]))
+        facts = format_.write(Given(out, header, rows, threads=int(threads.split()[0])), spec)
         scratch.rmdir()
         manifest.write(out, {"contract": str(manifest.CONTRACTS["mds"]), "export": "mds/tokens", "facts": facts})
 

@@ -457,9 +457,6 @@ def load_datasets(names: Sequence[str]) -> Project:
     return load_project({**values, "datasets": list(names)})
 
 
-SCHEMA_FILE = "config/schema.json"
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON schema of both kinds of config file, for editors."""
     return {

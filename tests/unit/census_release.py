@@ -38,7 +38,7 @@ class Census:
     def put(self, store: Store) -> None:
         """Into a store, which the addresses of the catalogue then lead to."""
         store.objects |= self.objects
-        store.objects[CATALOGUE] = self.objects[CATALOGUE].replace(b"STORE", store.endpoint.encode())
+        store.objects[CATALOGUE] = self.objects[CATALOGUE].replace(b"STORE", store.address.encode())
 
 
 def dataset_id(number: int) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
+
+from . import local_server
 
 Fault = Callable[["Handler", bytes], None]
 
@@ -73,8 +73,7 @@ class Sample:
 <Attributes>{pairs}</Attributes></BioSample>"""
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(local_server.Handler):
     server: Eutils
 
     def do_POST(self) -> None:
@@ -93,58 +92,41 @@ class Handler(BaseHTTPRequestHandler):
             inside = "".join(records[n] for n in form["id"].split(",") if n in records)
             root = {"sra": "EXPERIMENT_PACKAGE_SET", "biosample": "BioSampleSet"}[form["db"]]
             body = f'<?xml version="1.0" encoding="UTF-8" ?>\n<{root}>{inside}</{root}>\n'.encode()
-        (fault or answer)(self, body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def answer(handler: Handler, body: bytes, code: int = 200, **headers: str) -> None:
-    handler.send_response(code)
-    for key, value in headers.items():
-        handler.send_header(key.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
+        (fault or fine)(self, body)
 
 
 def refuse(code: int, **headers: str) -> Fault:
     """An error, with headers such as ``Retry_After``."""
-    return lambda handler, _: answer(handler, b'{"error": "API rate limit exceeded"}', code, **headers)
+    return lambda handler, _: handler.answer(code, b'{"error": "API rate limit exceeded"}', **headers)
 
 
 def say(body: bytes) -> Fault:
     """Something else than was asked for."""
-    return lambda handler, _: answer(handler, body)
+    return lambda handler, _: handler.answer(200, body)
 
 
 def cut(handler: Handler, body: bytes) -> None:
     """The connection ends in the middle of the answer."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body[: len(body) // 2])
+    handler.answer(200, body[: len(body) // 2], Content_Length=str(len(body)))
     handler.close_connection = True
 
 
 def fine(handler: Handler, body: bytes) -> None:
     """No fault."""
-    answer(handler, body)
+    handler.answer(200, body)
 
 
-class Eutils(ThreadingHTTPServer):
+class Eutils(local_server.LocalServer):
     """Samples by what they are, the faults of the next answers, and every request that came."""
 
-    daemon_threads = True
-
     def __init__(self, samples: list[Sample]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.samples, self.faults, self.lock = samples, list[Fault](), threading.Lock()
         self.seen: list[tuple[str, str, dict[str, str], float]] = []
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/entrez/eutils"
+        return f"{super().address}/entrez/eutils"
 
     def records(self, database: str) -> dict[str, str]:
         """The XML of each record by its number."""
@@ -154,13 +136,3 @@ class Eutils(ThreadingHTTPServer):
 
     def asked(self, name: str) -> list[dict[str, str]]:
         return [form for what, _, form, _ in self.seen if what == name]
-
-
-@contextlib.contextmanager
-def running(samples: list[Sample]) -> Iterator[Eutils]:
-    with Eutils(samples) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()

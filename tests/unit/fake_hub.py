@@ -12,9 +12,10 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from . import local_server
 
 TOKEN = "hf_VerySecretToken0123456789abcdefgh"
 TIME = "2026-01-01T00:00:00.000Z"
@@ -56,13 +57,11 @@ class Repo:
         return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
 
 
-class Hub(ThreadingHTTPServer):
-    """``with Hub() as hub``: serves until the block ends."""
-
-    daemon_threads = True
+class Hub(local_server.LocalServer):
+    """Dataset repositories, and what was sent and asked."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         """Large files by their sha256, whether a commit names them or not."""
@@ -74,43 +73,15 @@ class Hub(ThreadingHTTPServer):
         self.writers = {TOKEN}
         self.lock = threading.RLock()
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def __enter__(self) -> Hub:
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-    def handle_error(self, *_: object) -> None:
-        pass  # a client that was killed
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(local_server.Handler):
     server: Hub
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, code: int, value: Any = None, *, raw: bytes | None = None, **headers: str) -> None:
-        body = raw if raw is not None else json.dumps({} if value is None else value).encode()
-        self.send_response(code)
-        said = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        for name, text in (said | {k.replace("_", "-"): v for k, v in headers.items()}).items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+    def say(self, code: int, value: Any, **headers: str) -> None:
+        self.answer(code, json.dumps(value).encode(), Content_Type="application/json", **headers)
 
     def refuse(self, code: int, message: str, **headers: str) -> None:
-        self.answer(code, {"error": message}, X_Error_Message=message, **headers)
+        self.say(code, {"error": message}, X_Error_Message=message, **headers)
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -145,15 +116,15 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.objects[sha256] = body
             self.server.received.append(sha256)
-        self.answer(200)
+        self.say(200, {})
 
     def serve_api(self, path: str, body: bytes, *, writes: bool) -> None:
         if path == "/api/whoami-v2":
-            return self.answer(200, {"type": "user", "name": "tester"}) if writes else self.refuse(401, "no token")
+            return self.say(200, {"type": "user", "name": "tester"}) if writes else self.refuse(401, "no token")
         if path == "/api/validate-yaml":
             bad = "license: nonsense" in json.loads(body)["content"]
             errors = [{"message": '"license" must be one of [...]'}] if bad else []
-            return self.answer(400 if bad else 200, {"errors": errors, "warnings": []})
+            return self.say(400 if bad else 200, {"errors": errors, "warnings": []})
         if path == "/api/repos/create":
             return self.create(json.loads(body))
         found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(\w+)/?(.*))?", path)
@@ -186,11 +157,11 @@ class Handler(BaseHTTPRequestHandler):
         assert asked["type"] == "dataset"
         url = {"url": f"{self.server.address}/datasets/{name}", "name": name, "id": name}
         if name in self.server.repos:
-            return self.answer(409, url)
+            return self.say(409, url)
         private = bool(asked.get("private") or asked.get("visibility") == "private")
         self.server.repos[name] = Repo(name, private)
         self.server.repos[name].commit("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
-        self.answer(200, url)
+        self.say(200, url)
 
     def info(self, repo: Repo, revision: str) -> None:
         there = repo.at(revision)
@@ -206,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
             siblings.append(entry)
         said = {"_id": "1", "id": repo.name, "sha": sha, "private": repo.private, "siblings": siblings}
         times = {"lastModified": TIME, "createdAt": TIME}
-        self.answer(200, said | times | {"gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
+        self.say(200, said | times | {"gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
 
     def tree(self, repo: Repo, revision: str, folder: str) -> None:
         there = repo.at(revision)
@@ -228,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
                     entries[path]["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
         if not entries:
             return self.refuse(404, "Entry not found", X_Error_Code="EntryNotFound")
-        self.answer(200, list(entries.values()))
+        self.say(200, list(entries.values()))
 
     def preupload(self, repo: Repo, revision: str, body: bytes) -> None:
         files = []
@@ -238,7 +209,7 @@ class Handler(BaseHTTPRequestHandler):
             if content is not None:
                 entry["oid"] = hashlib.sha256(content).hexdigest() if large else git_oid(content)
             files.append(entry)
-        self.answer(200, {"files": files, "commitOid": repo.sha})
+        self.say(200, {"files": files, "commitOid": repo.sha})
 
     def batch(self, asked: dict[str, Any]) -> None:
         objects = []
@@ -248,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
                 href = f"{self.server.address}/lfs/{wanted['oid']}?signature=SignedForOneUpload"
                 entry["actions"] = {"upload": {"href": href}}
             objects.append(entry)
-        self.answer(200, {"transfer": "basic", "objects": objects})
+        self.say(200, {"transfer": "basic", "objects": objects})
 
     def commit(self, repo: Repo, revision: str, body: bytes) -> None:
         files, message, parent = dict(repo.files), "", None
@@ -271,14 +242,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(412, "A commit has happened since. Please refresh and try again.")
         sha = repo.commit(message, files)
         url = f"{self.server.address}/datasets/{repo.name}/commit/{sha}"
-        self.answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+        self.say(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
     def tag(self, repo: Repo, revision: str, body: bytes) -> None:
         name = json.loads(body)["tag"]
         if name in repo.tags:
             return self.refuse(409, "Reference already exists")
         repo.tags[name] = revision
-        self.answer(200)
+        self.say(200, {})
 
     def resolve(self, repo: Repo, revision: str, path: str) -> None:
         there = repo.at(revision)
@@ -288,10 +259,10 @@ class Handler(BaseHTTPRequestHandler):
         content, said = files[path], {"X_Repo_Commit": sha, "ETag": f'"{git_oid(files[path])}"'}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not path.endswith(LARGE):
-            return self.answer(200, raw=content, Accept_Ranges="none", **said)
+            return self.answer(200, content, Accept_Ranges="none", **said)
         said["X_Linked_Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         if asked is None:
-            return self.answer(200, raw=content, **said)
+            return self.answer(200, content, **said)
         first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
         said["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
-        self.answer(206, raw=content[first : last + 1], **said)
+        self.answer(206, content[first : last + 1], **said)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import UTC, datetime, timedelta
-from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -123,14 +122,13 @@ class Handler(GoogleHandler):
         )
 
     def xml(self, code: int, text: str) -> None:
-        self.answer(code, f'<?xml version="1.0"?>{text}'.encode(), {"Content-Type": "application/xml"})
+        self.answer(code, f'<?xml version="1.0"?>{text}'.encode(), Content_Type="application/xml")
 
 
 class S3(Store):
     """Buckets and their objects by ``bucket/name``; a fault of ``bucket/`` meets its listing."""
 
     def __init__(self) -> None:
-        ThreadingHTTPServer.__init__(self, ("127.0.0.1", 0), Handler)
-        self._start()
+        super().__init__(Handler)
         self.public: set[str] = set()
         self.region, self.token, self.page = "eu-central-1", None, 3

@@ -9,30 +9,18 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from . import local_server
 
 USER, PASSWORD = "ada", "aVerySecretAppPassword"
 TOKEN = "aVerySecretZenodoToken"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(local_server.Handler):
     server: Any
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(code)
-        for name, value in ({"Content_Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def read_body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -94,33 +82,14 @@ def repeats(handler: Handler) -> None:
     handler.answer(400, f"you are {handler.headers.get('Authorization')}".encode())
 
 
-class Store(ThreadingHTTPServer):
-    """``with`` one: serves until the block ends."""
-
-    daemon_threads = True
+class Store(local_server.LocalServer):
+    """What was asked of it, and the faults of the next requests."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.asked: list[str] = []
         self.faults: list[Fault] = []
         self.bytes_received = 0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def __enter__(self) -> Any:
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-    def handle_error(self, *_: object) -> None:
-        pass  # a connection that was cut
 
     def puts(self, place: str = "") -> list[str]:
         """Paths of the files that were sent."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cellmill.exports import hdf5, hf, mds, packed, scdl
+from cellmill.exports.given import Given
 
 from .export_rows import Rows, make_rows, new_folder
 
@@ -43,12 +44,14 @@ def make_exports(folder: Path, *, cells: int = 700, genes: int = 120, seed: int 
     """All exports of ``cells`` training cells and 23 others; files are smaller than the split."""
     rows = make_rows({"train": cells, "test": 23}, genes=genes, seed=seed)
     header = rows.header
-    scdl.write(new_folder(folder / "scdl"), header, rows.batches(256), scdl.ScdlCounts())
-    packed.write(new_folder(folder / "packed"), header, rows.batches(256), packed.PackedCounts(cells_per_file=300))
+    scdl.write(Given(new_folder(folder / "scdl"), header, rows.batches(256)), scdl.ScdlCounts())
+    packed.write(
+        Given(new_folder(folder / "packed"), header, rows.batches(256)), packed.PackedCounts(cells_per_file=300)
+    )
     for name, layout in (("hdf5", "csr"), ("dense", "dense")):
         spec = hdf5.Hdf5Counts(layout=layout, cells_per_file=300, experiment="donor")
-        hdf5.write(new_folder(folder / name), header, rows.batches(256), spec)
-    mds.write(new_folder(folder / "mds"), header, rows.batches(256), mds.MdsTokens())
+        hdf5.write(Given(new_folder(folder / name), header, rows.batches(256)), spec)
+    mds.write(Given(new_folder(folder / "mds"), header, rows.batches(256)), mds.MdsTokens())
     spec = hf.HfTokens(cells_per_file=300)
-    hf.write(new_folder(folder / "hf"), header, rows.batches(256), spec)
+    hf.write(Given(new_folder(folder / "hf"), header, rows.batches(256)), spec)
     return Made(folder, rows)

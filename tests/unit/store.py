@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,6 +17,8 @@ from xml.sax.saxutils import escape
 import google_crc32c
 import pytest
 
+from . import local_server
+
 Fault = Callable[["Handler", bytes], None]
 
 
@@ -26,8 +26,7 @@ def crc32c(content: bytes) -> str:
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(local_server.Handler):
     server: Store
 
     def do_GET(self) -> None:
@@ -86,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         more += f"<Name>{bucket}</Name><IsTruncated>{str(end < len(names)).lower()}</IsTruncated>"
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<ListBucketResult xmlns="{space}">{entries}{more}</ListBucketResult>'
-        self.answer(200, body.encode(), {"Content-Type": "application/xml"})
+        self.answer(200, body.encode(), Content_Type="application/xml")
 
     def media(self, name: str) -> None:
         if name not in self.server.objects:
@@ -98,22 +97,11 @@ class Handler(BaseHTTPRequestHandler):
         return (fault or send)(self, content)
 
     def json(self, value: Any) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
     def problem(self, code: int, message: str) -> None:
         error = {"error": {"code": code, "message": message}}
-        self.answer(code, json.dumps(error).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, code: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(code)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(code, json.dumps(error).encode(), Content_Type="application/json")
 
 
 def send(handler: Handler, content: bytes, *, upto: int | None = None, said: bytes | None = None) -> None:
@@ -122,21 +110,17 @@ def send(handler: Handler, content: bytes, *, upto: int | None = None, said: byt
     first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
     start, end = int(first), min(int(last or len(content)) + 1, len(content))
     if start >= len(content):
-        return handler.answer(416, b"", {})
+        return handler.answer(416)
     body, sums = content[start:end], said or content
-    headers = {"ETag": f'"{hashlib.md5(sums).hexdigest()}"', "x-goog-hash": f"crc32c={crc32c(sums)}"}
+    headers = {"ETag": f'"{hashlib.md5(sums).hexdigest()}"', "x_goog_hash": f"crc32c={crc32c(sums)}"}
+    headers["Content_Length"] = str(len(body))
     if asked:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        headers["Content_Range"] = f"bytes {start}-{end - 1}/{len(content)}"
     if upto is not None:
         headers["Connection"] = "close"
         handler.close_connection = True
-    handler.send_response(206 if asked else 200)
-    for key, value in {"Content-Length": str(len(body)), **headers}.items():
-        handler.send_header(key, value)
-    handler.end_headers()
-    with contextlib.suppress(ConnectionError):
-        handler.wfile.write(body[: None if upto is None else max(0, upto - start)])
-        handler.wfile.flush()
+        body = body[: max(0, upto - start)]
+    handler.answer(206 if asked else 200, body, **headers)
 
 
 def cut_at(position: int) -> Fault:
@@ -146,8 +130,7 @@ def cut_at(position: int) -> Fault:
 
 def refuse(code: int, **headers: str) -> Fault:
     """An error, with headers such as ``Retry_After``."""
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return lambda handler, content: handler.answer(code, b"", named)
+    return lambda handler, _: handler.answer(code, **headers)
 
 
 def damage(handler: Handler, content: bytes) -> None:
@@ -163,17 +146,11 @@ def slow(seconds: float) -> Fault:
     return fault
 
 
-class Store(ThreadingHTTPServer):
+class Store(local_server.LocalServer):
     """Buckets and their objects by ``bucket/name``."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self._start()
-
-    def _start(self) -> None:
+    def __init__(self, handler: type[Handler] = Handler) -> None:
+        super().__init__(handler)
         self.objects: dict[str, bytes] = {}
         self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self.published: dict[str, bytes] = {}
@@ -182,10 +159,6 @@ class Store(ThreadingHTTPServer):
         self.lock, self.page, self.project = threading.Lock(), 7, None
         self.etag_ending = ""
         """Of files that were sent to Amazon's store in pieces, as in `-2`; their ETag is then no md5."""
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def described(self, name: str) -> dict[str, str]:
         content = self.published.get(name, self.objects[name])
@@ -209,9 +182,6 @@ class Store(ThreadingHTTPServer):
             at for path, at in self.seen if "/download/" in path and unquote(path.partition("?")[0]).endswith(ending)
         ]
 
-    def handle_error(self, *_: object) -> None:
-        pass  # a client that went away
-
 
 def mirrored(objects: dict[str, bytes], folder: Path) -> Path:
     """A mirror with these files."""
@@ -225,25 +195,15 @@ def mirrored(objects: dict[str, bytes], folder: Path) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def running(made: type[Store] = Store) -> Iterator[Store]:
-    with made() as store:
-        thread = threading.Thread(target=store.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield store
-        store.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A running store, which ``gs://`` and ``s3://`` lead to."""
     from cellmill.sources.stores import _google
 
-    with running() as made:
+    with Store() as made:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.endpoint)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"{made.endpoint}/s3")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.address)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"{made.address}/s3")
         _google.cache_clear()
         yield made
         _google.cache_clear()

@@ -17,7 +17,7 @@ from cellmill.sources.plan import plan_dataset
 from cellmill.sources.stores import door, listing
 
 from .fake_s3 import KEY, S3, SECRET, TOKEN
-from .store import cut_at, damage, refuse, running
+from .store import cut_at, damage, refuse
 
 HURRY = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.002, total_wait_s=60, timeout_s=20)
 CONTENT = os.urandom(300_000)
@@ -30,9 +30,9 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running(S3) as made:
+    with S3() as made:
         assert isinstance(made, S3)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.address)
         monkeypatch.setenv("AWS_REGION", made.region)
         names = [
             "a/x 1.h5ad",
@@ -154,7 +154,7 @@ def test_a_profile_and_a_session_are_logins(s3: S3, tmp_path: Path, monkeypatch:
     s3.token, s3.region = TOKEN, "us-west-2"
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    named = f"[profile lab]\nregion = us-west-2\nendpoint_url = {s3.endpoint}/\n"
+    named = f"[profile lab]\nregion = us-west-2\nendpoint_url = {s3.address}/\n"
     profile(tmp_path, f"[lab]\n{keys}aws_session_token = {TOKEN}\n", named)
     monkeypatch.setenv("AWS_PROFILE", "lab")
     assert len(listing("s3://private/b/*")) == 1

@@ -52,7 +52,7 @@ def made(store: Store, release: made_release.Census) -> made_release.Census:
 
 
 def source(store: Store, **values: Any) -> Census:
-    at = {"directory": f"{store.endpoint}/{DIRECTORY}", "catalogue": f"{store.endpoint}/{CATALOGUE}"}
+    at = {"directory": f"{store.address}/{DIRECTORY}", "catalogue": f"{store.address}/{CATALOGUE}"}
     parsed = parse_source({"kind": "census", **at, **values})
     assert isinstance(parsed, Census)
     return parsed
@@ -194,7 +194,7 @@ def test_a_mirror_is_planned_and_fetched_without_a_network(
     store: Store, made: made_release.Census, tmp_path: Path
 ) -> None:
     """The files that it has; the others of the release are not known then."""
-    host = store.endpoint.removeprefix("http://")
+    host = store.address.removeprefix("http://")
     files = {(f"{host}/{n}" if n.startswith("web/") else n): content for n, content in made.objects.items()}
     del files[f"{FOLDER}/{HUMAN[0]}.h5ad"]
     mirror = mirrored(files, tmp_path / "mirror")

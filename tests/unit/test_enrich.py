@@ -18,7 +18,7 @@ from cellmill.sources.enrich import enrich_samples
 from cellmill.sources.entrez import BATCH, KEY_VARIABLE, SERVER_VARIABLE
 from cellmill.sources.obs_rules import Enrich
 
-from .fake_entrez import Eutils, Fault, Sample, cut, fine, refuse, running, say
+from .fake_entrez import Eutils, Fault, Sample, cut, fine, refuse, say
 from .stages import random_counts, write_raw
 
 SAMPLES = [
@@ -31,7 +31,7 @@ PATIENCE = Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Eutils]:
-    with running(SAMPLES) as made:
+    with Eutils(SAMPLES) as made:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv(SERVER_VARIABLE, made.address)
         monkeypatch.setenv(KEY_VARIABLE, "s3cret")  # ten requests in a second

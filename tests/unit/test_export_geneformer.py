@@ -15,6 +15,7 @@ from cellmill.contracts import manifest
 from cellmill.errors import CellmillError
 from cellmill.exports import geneformer
 from cellmill.exports.geneformer import GeneformerTokens
+from cellmill.exports.given import Given
 
 from .export_rows import Rows, digests, make_rows, new_folder
 
@@ -24,7 +25,7 @@ TOKENS = {"<pad>": 0, "<mask>": 1, "b": 3, "ä": 2}
 
 def written(out: Path, rows: Rows, batches: Any = None, **options: Any) -> dict[str, Any]:
     spec = GeneformerTokens(**options)
-    return geneformer.write(new_folder(out), rows.header, batches or rows.batches(16), spec, vocabulary=TOKENS)
+    return geneformer.write(Given(new_folder(out), rows.header, batches or rows.batches(16), vocabulary=TOKENS), spec)
 
 
 def expected(table: pa.Table, columns: list[str]) -> list[dict[str, Any]]:
@@ -156,7 +157,7 @@ def test_a_column_that_is_written_anyway_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CellmillError, match=r"writes 'length' itself"):
         obs = rows.header.obs.append(pa.field("length", pa.int64()))
         header = type(rows.header)(**{**rows.header.__dict__, "obs": obs})
-        geneformer.write(new_folder(tmp_path / "out"), header, rows.batches(16), GeneformerTokens())
+        geneformer.write(Given(new_folder(tmp_path / "out"), header, rows.batches(16)), GeneformerTokens())
 
 
 @pytest.mark.parametrize("name", ["placenta_ensembl_220.V1", "placenta_ensembl_220.V2", "pbmc68k_recovered_700.V2"])

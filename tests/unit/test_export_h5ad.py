@@ -14,9 +14,9 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.exports import h5ad as export
-from cellmill.exports import obs_table
+from cellmill.exports.given import Given
 from cellmill.exports.h5ad import H5adCounts
-from cellmill.matrix import writer
+from cellmill.matrix import obs_table, writer
 
 from .export_rows import Rows, digests, make_rows, new_folder
 
@@ -34,7 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(out: Path, rows: Rows, batches: Any = None, spec: H5adCounts = SPEC, threads: int = 1) -> dict[str, Any]:
     folder = new_folder(out)
-    return export.write(folder, rows.header, batches or rows.batches(16), spec, threads=threads)
+    return export.write(Given(folder, rows.header, batches or rows.batches(16), threads=threads), spec)
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.exports import hdf5, hdf5_metadata
+from cellmill.exports.given import Given
 from cellmill.exports.hdf5 import Hdf5Counts
 
 from .export_rows import digests, make_rows, new_folder
@@ -52,7 +53,7 @@ def expression(file: h5py.File) -> np.ndarray:
 def test_every_count_is_read_as_it_was(tmp_path: Path, layout: Any) -> None:
     """All files of all splits together are the counts, cells and obs values that went in, in order."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    facts = hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts(layout=layout, cells_per_file=30))
+    facts = hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts(layout=layout, cells_per_file=30))
     beside = ["config.json", "hvg_analysis.png", "hvg_info.json", "metadata"]
     assert [p.name for p in sorted(out.iterdir())] == [*beside, "test", "train"]
     assert [f["cells"] for f in facts["splits"]["train"]["files"]] == [30, 30, 10]
@@ -78,7 +79,7 @@ def test_every_count_is_read_as_it_was(tmp_path: Path, layout: Any) -> None:
 def test_csr_is_what_anndata_reads(tmp_path: Path) -> None:
     """`anndata.io.read_elem` gives a canonical scipy matrix of the right shape, empty last columns included."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts())
+    hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts())
     with h5py.File(out / "train/batch_0000.h5") as file:
         matrix = anndata.io.read_elem(file["expression"])
         assert {k: file["expression"].attrs[k] for k in ("encoding-type", "encoding-version")} == {
@@ -95,7 +96,7 @@ def test_an_obs_column_names_the_experiments(tmp_path: Path, experiment: str | N
     """`experiment`, or else the batch column, goes to `experiment_ids` and not to `obs`."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
     header = dataclasses.replace(rows.header, batch=batch)
-    facts = hdf5.write(out, header, rows.batches(16), Hdf5Counts(experiment=experiment))
+    facts = hdf5.write(Given(out, header, rows.batches(16)), Hdf5Counts(experiment=experiment))
     with h5py.File(out / "train/batch_0000.h5") as file:
         assert file["experiment_ids"].asstr()[:].tolist() == [
             v or "" for v in rows.tables["train"]["donor"].to_pylist()
@@ -118,7 +119,7 @@ def test_bytes_do_not_depend_on_the_cut_into_batches(
     ways = [rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]
     spec = Hdf5Counts(layout=layout, cells_per_file=41)
     for number, batches in enumerate(ways):
-        hdf5.write(new_folder(tmp_path / str(number)), rows.header, batches, spec)
+        hdf5.write(Given(new_folder(tmp_path / str(number)), rows.header, batches), spec)
     first, *others = (digests(tmp_path / str(number)) for number in range(len(ways)))
     assert len(first) == 8
     assert all(other == first for other in others)
@@ -138,13 +139,13 @@ def test_a_count_that_does_not_fit_is_refused(tmp_path: Path, layout: Any) -> No
     rows.tables["train"] = table.set_column(table.column_names.index("counts"), "counts", wide)
     gene = rows.header.genes["gene_id"].iloc[table["genes"][5][1].as_py()]
     with pytest.raises(CellmillError, match=f"cell 'train:zelle-ä35', gene '{gene}': the count 70,000 does not fit"):
-        hdf5.write(tmp_path, rows.header, rows.batches(4), Hdf5Counts(layout=layout))
+        hdf5.write(Given(tmp_path, rows.header, rows.batches(4)), Hdf5Counts(layout=layout))
 
 
 def test_facts_are_json_and_count_what_was_missing(tmp_path: Path) -> None:
     """What the manifest says: types, sizes, files, and missing values by column."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    facts = hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts())
+    facts = hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts())
     whole = pa.concat_tables(rows.tables.values())
     assert facts["missing"] == {c: whole[c].null_count for c in OBS_OF_MISSING}
     assert facts["genes_without_symbol"] == 1
@@ -158,7 +159,7 @@ def test_a_column_with_a_slash_is_refused(tmp_path: Path) -> None:
     obs = rows.header.obs.append(pa.field("a/b", pa.int64()))
     object.__setattr__(rows.header, "obs", obs)
     with pytest.raises(CellmillError, match="'a/b' has a '/'"):
-        hdf5.write(tmp_path, rows.header, rows.batches(4), Hdf5Counts())
+        hdf5.write(Given(tmp_path, rows.header, rows.batches(4)), Hdf5Counts())
 
 
 @LAYOUTS
@@ -170,7 +171,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Monk
     rows = make_rows()
     for threads in (1, 3):
         spec, out = Hdf5Counts(layout=layout, cells_per_file=41), new_folder(tmp_path / str(threads))
-        hdf5.write(out, rows.header, rows.batches(16), spec, threads=threads)
+        hdf5.write(Given(out, rows.header, rows.batches(16), threads=threads), spec)
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
     with h5py.File(tmp_path / "3/train/batch_0000.h5") as file:
         np.testing.assert_array_equal(expression(file), dense(rows.tables["train"].slice(0, 41), 300))
@@ -180,7 +181,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_row_is_read_by_small_chunks(tmp_path: Path, layout: Any) -> None:
     """At most 32,768 values, or whole rows of at most 256 KiB."""
     rows, out = make_rows({"train": 400}, genes=2_000), new_folder(tmp_path / "out")
-    hdf5.write(out, rows.header, rows.batches(64), Hdf5Counts(layout=layout))
+    hdf5.write(Given(out, rows.header, rows.batches(64)), Hdf5Counts(layout=layout))
     with h5py.File(out / "train/batch_0000.h5") as file:
         if layout == "csr":
             assert file["expression/data"].chunks == file["expression/indices"].chunks == (1 << 15,)
@@ -197,7 +198,7 @@ def test_a_row_is_read_by_small_chunks(tmp_path: Path, layout: Any) -> None:
 def test_wide_counts_are_kept(tmp_path: Path, layout: Any, counts_dtype: str, dtype: Any) -> None:
     """40,000 stays 40,000; a type that holds all counts is taken as asked for."""
     rows, out = make_rows(counts_dtype=counts_dtype), new_folder(tmp_path / "out")
-    facts = hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts(layout=layout, dtype=dtype))
+    facts = hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts(layout=layout, dtype=dtype))
     with h5py.File(out / "train/batch_0000.h5") as file:
         found = expression(file)
         assert found.dtype == np.dtype(counts_dtype if dtype == "smallest" else dtype) == facts["counts_dtype"]
@@ -216,7 +217,7 @@ def test_a_type_that_is_too_small_is_refused(tmp_path: Path, layout: Any, dtype:
     with pytest.raises(
         CellmillError, match=rf"gene 'ENSG\d+': the count [\d,]+ does not fit {dtype}.*dtype: smallest, .* uint16"
     ):
-        hdf5.write(tmp_path, rows.header, rows.batches(4), Hdf5Counts(layout=layout, dtype=dtype))
+        hdf5.write(Given(tmp_path, rows.header, rows.batches(4)), Hdf5Counts(layout=layout, dtype=dtype))
 
 
 # --- variable genes and what stands beside the batches
@@ -226,7 +227,7 @@ def test_a_type_that_is_too_small_is_refused(tmp_path: Path, layout: Any, dtype:
 def test_variable_genes_alone_are_written(tmp_path: Path, layout: Any) -> None:
     """In the order of the gene space; what is measured of a cell still counts all genes."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts(layout=layout, genes="variable"))
+    hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts(layout=layout, genes="variable"))
     chosen = rows.header.genes["variable"].to_numpy()
     info = json.loads((out / "hvg_info.json").read_text())
     for split, table in rows.tables.items():
@@ -243,7 +244,7 @@ def test_variable_genes_alone_are_written(tmp_path: Path, layout: Any) -> None:
 def test_hvg_info_has_the_four_keys(tmp_path: Path, drawn: None) -> None:
     """Ranks, and numbers that equal those of the gene table; JSON has text for keys."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    facts = hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts())
+    facts = hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts())
     genes = rows.header.genes
     info = json.loads((out / "hvg_info.json").read_text())
     assert sorted(info) == ["gene_to_hvg_idx", "hvg_indices", "hvg_names", "statistics"]
@@ -262,7 +263,7 @@ def test_hvg_info_has_the_four_keys(tmp_path: Path, drawn: None) -> None:
     assert said["median_pct_cells"] == pytest.approx(100 * ranked["n_cells"].median() / 70)
     figure = (out / "hvg_analysis.png").read_bytes()
     assert figure.startswith(b"\x89PNG")
-    hdf5.write(new_folder(tmp_path / "again"), rows.header, rows.batches(7), Hdf5Counts(genes="variable"))
+    hdf5.write(Given(new_folder(tmp_path / "again"), rows.header, rows.batches(7)), Hdf5Counts(genes="variable"))
     assert (tmp_path / "again/hvg_analysis.png").read_bytes() == figure
 
 
@@ -271,7 +272,7 @@ def test_cells_json_has_every_cell(tmp_path: Path, files: int) -> None:
     """Columns of one value per cell; `null` for a missing number; where each cell is."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
     header = dataclasses.replace(rows.header, batch="donor")
-    hdf5.write(out, header, rows.batches(16), Hdf5Counts(cells_per_file=files))
+    hdf5.write(Given(out, header, rows.batches(16)), Hdf5Counts(cells_per_file=files))
     cells = json.loads((out / "metadata/cells.json").read_text())
     whole = pa.concat_tables(rows.tables.values())
     assert cells["cell_id"] == whole["cell_id"].to_pylist()
@@ -287,7 +288,7 @@ def test_cells_json_has_every_cell(tmp_path: Path, files: int) -> None:
 def test_cells_json_can_be_left_out(tmp_path: Path) -> None:
     """It is the only file with text per cell."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    hdf5.write(out, rows.header, rows.batches(16), Hdf5Counts(cells_json=False))
+    hdf5.write(Given(out, rows.header, rows.batches(16)), Hdf5Counts(cells_json=False))
     assert [p.name for p in (out / "metadata").iterdir()] == ["experiments.json"]
 
 
@@ -299,7 +300,7 @@ def test_experiments_say_what_their_cells_share(tmp_path: Path) -> None:
         rows.tables[split] = table.append_column("tissue", pa.array(tissue, pa.large_string()))
     obs = rows.header.obs.append(pa.field("tissue", pa.large_string()))
     header = dataclasses.replace(rows.header, batch="donor", obs=obs)
-    hdf5.write(out, header, rows.batches(5), Hdf5Counts())
+    hdf5.write(Given(out, header, rows.batches(5)), Hdf5Counts())
     said = json.loads((out / "metadata/experiments.json").read_text())
     whole = pa.concat_tables(rows.tables.values()).to_pandas()
     assert [e["experiment_id"] for e in said] == sorted(set(whole["donor"]))
@@ -323,7 +324,7 @@ def test_a_value_that_some_cells_miss_is_not_shared(tmp_path: Path) -> None:
     tissue = pa.array(["liver"] * 19 + [None], pa.large_string())
     rows.tables["train"] = table.append_column("tissue", tissue).append_column("assay", pa.array(["10x"] * 20))
     obs = pa.schema([pa.field("tissue", pa.large_string()), pa.field("assay", pa.string())])
-    hdf5.write(out, dataclasses.replace(rows.header, obs=obs), rows.batches(7), Hdf5Counts())
+    hdf5.write(Given(out, dataclasses.replace(rows.header, obs=obs), rows.batches(7)), Hdf5Counts())
     (experiment,) = json.loads((out / "metadata/experiments.json").read_text())
     assert experiment == {"experiment_id": "heart", "n_cells": 20, "splits": {"train": 20}, "obs": {"assay": "10x"}}
 
@@ -331,7 +332,9 @@ def test_a_value_that_some_cells_miss_is_not_shared(tmp_path: Path) -> None:
 def test_the_names_of_the_downloaders_code_lead_to_the_same_data(tmp_path: Path) -> None:
     """`X`, `cells` and `obs/SRX_accession`, without a second copy."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    hdf5.write(out, dataclasses.replace(rows.header, batch="donor"), rows.batches(16), Hdf5Counts(layout="dense"))
+    hdf5.write(
+        Given(out, dataclasses.replace(rows.header, batch="donor"), rows.batches(16)), Hdf5Counts(layout="dense")
+    )
     with h5py.File(out / "train/batch_0000.h5") as file:
         links = {"X": "expression", "cells": "cell_ids", "obs/SRX_accession": "experiment_ids"}
         assert all(file[one] == file[other] for one, other in links.items())
@@ -345,7 +348,7 @@ def test_obs_columns_under_the_names_of_measures_stay(tmp_path: Path) -> None:
     table = rows.tables["train"].rename_columns({"umis": "umi_count", "donor": "SRX_accession"})
     rows.tables["train"] = table
     obs = pa.schema([pa.field("SRX_accession", pa.large_string()), pa.field("umi_count", pa.int64())])
-    hdf5.write(out, dataclasses.replace(rows.header, obs=obs), rows.batches(7), Hdf5Counts())
+    hdf5.write(Given(out, dataclasses.replace(rows.header, obs=obs), rows.batches(7)), Hdf5Counts())
     with h5py.File(out / "train/batch_0000.h5") as file:
         assert file["obs/umi_count"][:].tolist() == table["umi_count"].to_pylist()
         assert file["obs/SRX_accession"].asstr()[:].tolist() == table["SRX_accession"].to_pylist()

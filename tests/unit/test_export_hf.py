@@ -18,6 +18,7 @@ from cellmill.exports import parse_export
 from cellmill.exports.card import write_card
 from cellmill.exports.export import About
 from cellmill.exports.features import decode, smallest_integer
+from cellmill.exports.given import Given
 from cellmill.exports.hf import write
 
 from .export_rows import Rows, digests, make_rows, new_folder
@@ -74,7 +75,9 @@ def export(folder: Path, spec: dict[str, Any], rows: Rows, *cuts: int, about: Ab
     """Write an export with its card; give its facts."""
     parsed = parse_export("hf/x", spec)
     cells = rows.header.cells
-    facts = write(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), parsed, vocabulary={"<pad>": 0})
+    facts = write(
+        Given(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), vocabulary={"<pad>": 0}), parsed
+    )
     said = {
         "dataset": "heart",
         "export": "hf/x",

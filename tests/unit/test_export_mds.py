@@ -17,6 +17,7 @@ import torch
 
 from cellmill.errors import CellmillError
 from cellmill.exports import mds
+from cellmill.exports.given import Given
 from cellmill.exports.mds import MdsExpression, MdsTokens
 from cellmill.exports.mds_columns import tensor_frame
 
@@ -77,7 +78,7 @@ def assert_equal_rows(samples: list[dict[str, Any]], table: pa.Table, columns: l
 def test_streaming_reads_every_cell_as_it_was(streaming: Any, tmp_path: Path, compression: Any) -> None:
     """Ids, tokens, obs values, missing values and a cell without tokens, in order, in every split."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens(compression=compression))
+    mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens(compression=compression))
     for split, table in rows.tables.items():
         samples = read(streaming, out / split)
         assert samples[0]["input_ids"].shape == (0,)
@@ -88,14 +89,14 @@ def test_streaming_reads_every_cell_as_it_was(streaming: Any, tmp_path: Path, co
 def test_streaming_accepts_the_hashes(streaming: Any, tmp_path: Path, algorithm: str) -> None:
     """The reader recomputes the hash of every shard it fetches."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens())
+    mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens())
     assert len(read(streaming, out / "train", validate_hash=algorithm)) == 70
 
 
 def test_shards_stay_below_their_size_and_hold_every_cell(streaming: Any, tmp_path: Path) -> None:
     """Several shards in one folder under one index."""
     rows, out = make_rows({"train": 900}, tokens=1500), new_folder(tmp_path / "out")
-    facts = mds.write(out, rows.header, rows.batches(128), MdsTokens(shard_mb=1))
+    facts = mds.write(Given(out, rows.header, rows.batches(128)), MdsTokens(shard_mb=1))
     shards = json.loads((out / "train/index.json").read_text())["shards"]
     assert len(shards) > 2
     assert all(s["raw_data"]["bytes"] <= 1_000_000 for s in shards)
@@ -106,7 +107,7 @@ def test_shards_stay_below_their_size_and_hold_every_cell(streaming: Any, tmp_pa
 def test_a_cell_larger_than_a_shard_has_a_shard_of_its_own(streaming: Any, tmp_path: Path) -> None:
     """It is written, not refused."""
     rows, out = make_rows({"train": 6}, tokens=600_000), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(4), MdsTokens(shard_mb=1, columns=[]))
+    mds.write(Given(out, rows.header, rows.batches(4)), MdsTokens(shard_mb=1, columns=[]))
     assert_equal_rows(read(streaming, out / "train"), rows.tables["train"], [])
 
 
@@ -122,7 +123,8 @@ def test_shards_equal_those_of_mds_writer(streaming: Any, tmp_path: Path) -> Non
     rows.header.cells["train"] = table.num_rows
     ours, theirs = new_folder(tmp_path / "ours"), tmp_path / "theirs"
     mds.write(
-        ours, rows.header, Rows(rows.header, {"train": table}).batches(7), MdsTokens(shard_mb=1, compression=None)
+        Given(ours, rows.header, Rows(rows.header, {"train": table}).batches(7)),
+        MdsTokens(shard_mb=1, compression=None),
     )
     columns = dict(cell_id="str", input_ids="ndarray:int32", donor="str", age="float64", umis="int", control="int8")
     options: dict[str, Any] = {"columns": columns, "hashes": ["sha1", "xxh64"], "size_limit": 1_000_000}
@@ -138,7 +140,7 @@ def test_bytes_do_not_depend_on_the_cut_into_batches(tmp_path: Path) -> None:
     rows = make_rows({"train": 300, "test": 23}, tokens=2500)
     ways = [rows.batches(1), rows.batches(7, 64, 1000), rows.sliced(37), rows.sliced(1000)]
     for number, batches in enumerate(ways):
-        mds.write(new_folder(tmp_path / str(number)), rows.header, batches, MdsTokens(shard_mb=1))
+        mds.write(Given(new_folder(tmp_path / str(number)), rows.header, batches), MdsTokens(shard_mb=1))
     first, *others = (digests(tmp_path / str(number)) for number in range(len(ways)))
     assert len(first) > 4
     assert all(other == first for other in others)
@@ -147,7 +149,7 @@ def test_bytes_do_not_depend_on_the_cut_into_batches(tmp_path: Path) -> None:
 def test_facts_count_what_was_missing(tmp_path: Path) -> None:
     """Missing values are counted by column and never silently replaced; an empty split has no folder."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    facts = mds.write(out, rows.header, rows.batches(16), MdsTokens())
+    facts = mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens())
     whole = pa.concat_tables(rows.tables.values())
     assert facts["missing"] == {c: whole[c].null_count for c in ("donor", "age", "umis", "control")}
     assert [p.name for p in sorted(out.iterdir())] == ["test", "train"]
@@ -157,14 +159,14 @@ def test_facts_count_what_was_missing(tmp_path: Path) -> None:
 def test_vocabulary_is_sorted_by_id(tmp_path: Path) -> None:
     """The copy beside the shards reads in the order of the ids."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens(), vocabulary={"b": 1, "a": 2, "<pad>": 0})
+    mds.write(Given(out, rows.header, rows.batches(16), vocabulary={"b": 1, "a": 2, "<pad>": 0}), MdsTokens())
     assert list(json.loads((out / "vocabulary.json").read_text()).items()) == [("<pad>", 0), ("b", 1), ("a", 2)]
 
 
 def test_only_the_columns_asked_for_are_written(tmp_path: Path) -> None:
     """`columns` chooses; the index lists names in order."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens(columns=["umis"]))
+    mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens(columns=["umis"]))
     shard = json.loads((out / "train/index.json").read_text())["shards"][0]
     assert shard["column_names"] == ["cell_id", "input_ids", "umis"]
     assert shard["column_encodings"] == ["str", "ndarray:int32", "int"]
@@ -174,7 +176,7 @@ def test_an_unknown_column_is_refused_with_the_nearest_name(tmp_path: Path) -> N
     """Where, what, and what to do."""
     rows = make_rows()
     with pytest.raises(CellmillError, match=r"no column 'doner'.*Did you mean 'donor'"):
-        mds.write(tmp_path, rows.header, rows.batches(16), MdsTokens(columns=["doner"]))
+        mds.write(Given(tmp_path, rows.header, rows.batches(16)), MdsTokens(columns=["doner"]))
 
 
 def test_cells_that_do_not_come_are_noticed(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_cells_that_do_not_come_are_noticed(tmp_path: Path) -> None:
     rows = make_rows()
     rows.header.cells["test"] = 24
     with pytest.raises(CellmillError, match=r"split 'test': came with 23 cells, not 24"):
-        mds.write(tmp_path, rows.header, rows.batches(16), MdsTokens())
+        mds.write(Given(tmp_path, rows.header, rows.batches(16)), MdsTokens())
 
 
 def test_a_split_that_does_not_come_is_noticed(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_a_split_that_does_not_come_is_noticed(tmp_path: Path) -> None:
     rows = make_rows()
     rows.header.cells["validation"] = 4
     with pytest.raises(CellmillError, match=r"splits came as \['train', 'test'\]"):
-        mds.write(tmp_path, rows.header, rows.batches(16), MdsTokens())
+        mds.write(Given(tmp_path, rows.header, rows.batches(16)), MdsTokens())
 
 
 # --- encodings
@@ -201,7 +203,7 @@ def test_a_split_that_does_not_come_is_noticed(tmp_path: Path) -> None:
 def test_genes_and_values_are_read_as_they_were(streaming: Any, tmp_path: Path, encoding: Any, fractions: bool) -> None:
     """In every encoding, with the types that it promises; only tensors are pickled."""
     rows, out = with_tahoe(make_rows(), fractions=fractions), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens(tokenizer="tahoe", encoding=encoding, columns=[]))
+    mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens(tokenizer="tahoe", encoding=encoding, columns=[]))
     types = {"ndarray": (np.int32, np.float32), "json": (list, list), "tensors": (torch.int64, torch.float32)}[encoding]
     if encoding == "tensors":
         with pytest.raises(ValueError, match="contains an unsafe type"):
@@ -244,7 +246,7 @@ def test_json_shards_equal_those_of_mds_writer(streaming: Any, tmp_path: Path) -
     rows = with_tahoe(make_rows({"train": 60}))
     ours, theirs = new_folder(tmp_path / "ours"), tmp_path / "theirs"
     spec = MdsTokens(tokenizer="tahoe", encoding="json", columns=[], shard_mb=1, compression=None)
-    mds.write(ours, rows.header, rows.batches(7), spec)
+    mds.write(Given(ours, rows.header, rows.batches(7)), spec)
     options = {"columns": dict(cell_id="str", genes="json", expressions="json"), "size_limit": 1_000_000}
     with streaming.MDSWriter(out=str(theirs), hashes=["sha1", "xxh64"], **options) as writer:
         for row in rows.tables["train"].to_pylist():
@@ -267,7 +269,7 @@ def test_a_value_that_json_cannot_say_ends_the_job(tmp_path: Path) -> None:
     for threads in (1, 2):
         out = new_folder(tmp_path / str(threads))
         with pytest.raises(CellmillError, match="not finite, which JSON cannot say"):
-            mds.write(out, rows.header, rows.batches(7), spec, threads=threads)
+            mds.write(Given(out, rows.header, rows.batches(7), threads=threads), spec)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -282,7 +284,7 @@ def test_a_shard_that_cannot_be_written_ends_the_job(tmp_path: Path, threads: in
             yield pair
 
     with pytest.raises(OSError, match=r"shard\.00001\.mds"):
-        mds.write(out, rows.header, obstructed(), MdsTokens(shard_mb=1, compression=None), threads=threads)
+        mds.write(Given(out, rows.header, obstructed(), threads=threads), MdsTokens(shard_mb=1, compression=None))
 
 
 @pytest.mark.parametrize("encoding", ["ndarray", "json", "tensors"])
@@ -292,7 +294,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, encoding: Any) -> None:
     spec = MdsTokens(tokenizer="tahoe", encoding=encoding, shard_mb=1)
     for threads in (1, 2, 4):
         batches = rows.batches(*((700,) if threads == 1 else (64, 300)))
-        mds.write(new_folder(tmp_path / str(threads)), rows.header, batches, spec, threads=threads)
+        mds.write(Given(new_folder(tmp_path / str(threads)), rows.header, batches, threads=threads), spec)
     first, *others = (digests(tmp_path / str(threads)) for threads in (1, 2, 4))
     assert len(first) > 5
     assert all(other == first for other in others)
@@ -303,7 +305,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, encoding: Any) -> None:
 def test_counts_are_read_as_they_were(streaming: Any, tmp_path: Path, encoding: Any, counts_dtype: str) -> None:
     """The largest count of every type included; `genes.json` names the genes."""
     rows, out = make_rows(counts_dtype=counts_dtype), new_folder(tmp_path / "out")
-    facts = mds.write(out, rows.header, rows.batches(16), MdsExpression(encoding=encoding, columns=["donor"]))
+    facts = mds.write(Given(out, rows.header, rows.batches(16)), MdsExpression(encoding=encoding, columns=["donor"]))
     names = json.loads((out / "genes.json").read_text())
     assert names["gene_id"] == rows.header.genes["gene_id"].tolist()
     assert names["gene_symbol"][2:5] == ["SYM2", None, "SYM4"]
@@ -324,7 +326,7 @@ def test_sentences_are_texts(streaming: Any, tmp_path: Path) -> None:
     header = dataclasses.replace(rows.header, tokens={"said": {"cell_sentence_1": "string"}})
     for split, table in rows.tables.items():
         rows.tables[split] = table.append_column("tokens:said:cell_sentence_1", table["cell_id"])
-    mds.write(out, header, rows.batches(16), MdsTokens(tokenizer="said", encoding="tensors", columns=[]))
+    mds.write(Given(out, header, rows.batches(16)), MdsTokens(tokenizer="said", encoding="tensors", columns=[]))
     samples = read(streaming, out / "train")
     assert [s["cell_sentence_1"] for s in samples] == rows.tables["train"]["cell_id"].to_pylist()
 
@@ -333,7 +335,7 @@ def test_sentences_are_texts(streaming: Any, tmp_path: Path) -> None:
 def test_level_and_hashes_are_those_asked_for(streaming: Any, tmp_path: Path, level: int, said: str) -> None:
     """The index names them as `streaming` does, which reads the shards."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    mds.write(out, rows.header, rows.batches(16), MdsTokens(level=level, hashes=["xxh64"]))
+    mds.write(Given(out, rows.header, rows.batches(16)), MdsTokens(level=level, hashes=["xxh64"]))
     (shard,) = json.loads((out / "train/index.json").read_text())["shards"]
     assert shard["compression"] == said
     assert list(shard["zip_data"]["hashes"]) == shard["hashes"] == ["xxh64"]

@@ -14,9 +14,10 @@ import pytest
 import zarr
 
 from cellmill.errors import CellmillError
-from cellmill.exports import obs_table
 from cellmill.exports import zarr as export
+from cellmill.exports.given import Given
 from cellmill.exports.zarr import ZarrCounts
+from cellmill.matrix import obs_table
 from cellmill.matrix.zarr_store import convert_zarr
 
 from .export_rows import digests, make_rows, new_folder
@@ -34,7 +35,7 @@ def plain(value: Any) -> Any:
 def test_anndata_reads_every_cell_as_it_was(tmp_path: Path, sizes: dict[str, int], counts_dtype: str) -> None:
     """Counts, obs values, missing values and gene names, in every dataset of every split, without a warning."""
     rows, out = make_rows(counts_dtype=counts_dtype), new_folder(tmp_path / "out")
-    facts = export.write(out, rows.header, rows.batches(16), ZarrCounts(**sizes))
+    facts = export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(**sizes))
     assert [p.name for p in sorted(out.iterdir())] == ["test", "train"]
     for split, table in rows.tables.items():
         parts = [anndata.read_zarr(out / split / f"dataset_{i}") for i in range(len(facts["splits"][split]))]
@@ -57,7 +58,7 @@ def test_anndata_reads_every_cell_as_it_was(tmp_path: Path, sizes: dict[str, int
 def test_categories_are_the_same_everywhere(tmp_path: Path) -> None:
     """In every dataset of every split, sorted, so that codes mean the same."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts(**SMALL))
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(**SMALL))
     found = [anndata.read_zarr(p).obs["donor"].cat.categories.tolist() for p in sorted(out.glob("*/dataset_*"))]
     assert len(found) == 4
     assert all(f == sorted({*rows.tables["train"]["donor"].to_pylist()} - {None}) for f in found)
@@ -66,7 +67,7 @@ def test_categories_are_the_same_everywhere(tmp_path: Path) -> None:
 def test_a_split_is_a_collection_for_annbatch(tmp_path: Path) -> None:
     """Marked as shuffled, with datasets that are opened lazily, and metadata that can be had in one read."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts(**SMALL))
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(**SMALL))
     group = zarr.open_consolidated(str(out / "train"))
     assert dict(group.attrs) == {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
     assert sorted(group.group_keys()) == ["dataset_0", "dataset_1", "dataset_2"]
@@ -80,7 +81,7 @@ def test_a_split_is_a_collection_for_annbatch(tmp_path: Path) -> None:
 def test_consolidated_metadata_is_that_of_the_nodes(tmp_path: Path, inner: str) -> None:
     """Each node's own zarr.json, of all nodes, in a collection and in a dataset of it."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts(**SMALL))
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(**SMALL))
     base = out / "train" / inner
     said = json.loads((base / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
     nodes = {p.parent.relative_to(base).as_posix(): json.loads(p.read_text()) for p in base.rglob("*/zarr.json")}
@@ -93,7 +94,7 @@ def test_consolidated_metadata_is_that_of_the_nodes(tmp_path: Path, inner: str) 
 def test_shards_hold_what_zarr_would_write(tmp_path: Path) -> None:
     """Every shard is as many chunks as it says, none missing, and zarr writes the same values as the same chunks."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts(**SMALL))
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(**SMALL))
     array = zarr.open_array(str(out / "train" / "dataset_0" / "X" / "data"), mode="r")
     assert (array.chunks, array.shards) == ((64,), (256,))
     assert array.nchunks_initialized >= array.nchunks  # zarr counts all chunks of a shard
@@ -109,7 +110,7 @@ def test_shards_hold_what_zarr_would_write(tmp_path: Path) -> None:
 def test_a_dataset_can_be_a_raw_file_again(tmp_path: Path) -> None:
     """cellmill's own reader of zarr takes it."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts())
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts())
     convert_zarr(out / "test" / "dataset_0", tmp_path / "test.h5ad")
     found = anndata.read_h5ad(tmp_path / "test.h5ad")
     assert [r.data.tolist() for r in found.X] == rows.tables["test"]["counts"].to_pylist()
@@ -118,7 +119,7 @@ def test_a_dataset_can_be_a_raw_file_again(tmp_path: Path) -> None:
 def test_a_split_without_a_count_is_read(tmp_path: Path) -> None:
     """Cells without any gene are cells, too."""
     rows, out = make_rows({"train": 5, "test": 1}), new_folder(tmp_path / "out")
-    export.write(out, rows.header, rows.batches(16), ZarrCounts())
+    export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts())
     found = anndata.read_zarr(out / "test" / "dataset_0")
     assert (found.shape, found.X.nnz) == ((1, 300), 0)
 
@@ -129,7 +130,7 @@ def test_bytes_do_not_depend_on_the_cut_into_batches(tmp_path: Path, monkeypatch
     rows = make_rows()
     ways = [rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]
     for number, batches in enumerate(ways):
-        export.write(new_folder(tmp_path / str(number)), rows.header, batches, ZarrCounts(**SMALL))
+        export.write(Given(new_folder(tmp_path / str(number)), rows.header, batches), ZarrCounts(**SMALL))
     first, *others = (digests(tmp_path / str(number)) for number in range(len(ways)))
     assert all(other == first for other in others)
     assert not [name for name in first if "parquet" in name]
@@ -140,13 +141,13 @@ def test_a_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     rows = make_rows(counts_dtype="uint16")
     object.__setattr__(rows.header, "counts_dtype", np.dtype("uint8"))
     with pytest.raises(CellmillError, match=r"cell 'train:.*gene 'ENSG.*does not fit uint8, which ends at 255"):
-        export.write(tmp_path, rows.header, rows.batches(16), ZarrCounts())
+        export.write(Given(tmp_path, rows.header, rows.batches(16)), ZarrCounts())
 
 
 def test_facts_are_json_and_count_what_was_missing(tmp_path: Path) -> None:
     """By column."""
     rows, out = make_rows(), new_folder(tmp_path / "out")
-    facts = export.write(out, rows.header, rows.batches(16), ZarrCounts(columns=["age", "donor"]))
+    facts = export.write(Given(out, rows.header, rows.batches(16)), ZarrCounts(columns=["age", "donor"]))
     whole = pa.concat_tables(rows.tables.values())
     assert facts["missing"] == {c: whole[c].null_count for c in ("age", "donor")}
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
@@ -156,7 +157,7 @@ def test_embeddings_are_seen_by_anndata_and_in_consolidated_metadata(tmp_path: P
     """In `obsm` of every dataset, row by row, in chunks of whole rows, in more shards than one."""
     rows, out = make_rows(widths={"pca": 5, "wide": 90}), new_folder(tmp_path / "out")
     spec = ZarrCounts(embeddings=["pca", "wide"], cells_per_dataset=40, values_per_chunk=25, chunks_per_shard=4)
-    facts = export.write(out, rows.header, rows.batches(16), spec)
+    facts = export.write(Given(out, rows.header, rows.batches(16)), spec)
     for split, table in rows.tables.items():
         done = 0
         for i, said in enumerate(facts["splits"][split]):
@@ -176,6 +177,6 @@ def test_embeddings_do_not_depend_on_the_cut_into_batches(tmp_path: Path) -> Non
     """Nor do the exports without any."""
     rows, spec = make_rows(widths={"pca": 5}), ZarrCounts(embeddings=["pca"], **SMALL)
     for number, batches in enumerate([rows.batches(1), rows.batches(7, 2, 1000), rows.sliced(37)]):
-        export.write(new_folder(tmp_path / str(number)), rows.header, batches, spec)
+        export.write(Given(new_folder(tmp_path / str(number)), rows.header, batches), spec)
     first, *others = (digests(tmp_path / str(number)) for number in range(3))
     assert all(other == first for other in others)

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +28,8 @@ from cellmill.patience import Patience
 from cellmill.sources import fetch as module
 from cellmill.sources.fetch import fetch, redacted
 
+from . import local_server
+
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
 HURRY = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.002, total_wait_s=60, timeout_s=20)
@@ -38,9 +39,10 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(local_server.Handler):
     """Serves ``server.body`` with an ETag and ranges, after the faults that stand in line."""
 
+    protocol_version = "HTTP/1.0"
     server: Server
 
     def do_GET(self) -> None:
@@ -48,15 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else self.server.always
         (fault or serve)(self)
 
-    def log_message(self, *_: object) -> None:
-        pass
 
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(local_server.LocalServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.body, self.etag = BODY, '"one"'
         self.faults: list[Callable[[Handler], None]] = []
         self.always: Callable[[Handler], None] | None = None
@@ -66,14 +63,11 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/folder/cells.h5ad"
+        return f"{super().address}/folder/cells.h5ad"
 
     @property
     def asked_from(self) -> list[str | None]:
         return [headers["Range"] for headers in self.seen]
-
-    def handle_error(self, *_: object) -> None:
-        pass  # a client that was killed
 
 
 def serve(handler: Handler, *, upto: int | None = None) -> None:
@@ -123,12 +117,8 @@ def answer(code: int, **headers: str) -> Callable[[Handler], None]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield running
         running.release.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

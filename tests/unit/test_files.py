@@ -22,6 +22,7 @@ from cellmill.contracts import embedding, parquet
 from cellmill.contracts.genes import write_arrays
 from cellmill.contracts.versions import CELLS
 from cellmill.errors import CellmillError
+from cellmill.exports.given import Given
 from cellmill.files import format_bytes, inside, is_disk_full, read_json, replacing, scratch, sha256_of, write_json
 from cellmill.matrix.writer import H5adWriter
 
@@ -300,4 +301,4 @@ def test_a_full_disk_ends_an_export_politely(small_disk: Path, format_: str) -> 
     rows = make_rows({"train": 3_000}, genes=2_000, widths={"pca": 50})
     write = import_module(f"cellmill.exports.{format_}").write
     with told_that_the_disk_is_full(small_disk), replacing(small_disk / "cells", directory=True) as folder:
-        write(folder, rows.header, rows.batches(500), parse_export(f"{format_}/cells", kinds.get(format_, {})))
+        write(Given(folder, rows.header, rows.batches(500)), parse_export(f"{format_}/cells", kinds.get(format_, {})))

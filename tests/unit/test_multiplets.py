@@ -12,6 +12,7 @@ import pytest
 
 from cellmill.errors import CellmillError
 from cellmill.exports import parse_export
+from cellmill.exports.given import Given
 from cellmill.exports.hf import write
 
 from .export_rows import Rows, new_folder
@@ -23,7 +24,7 @@ ROWS = typed_rows(missing=False)
 def made(folder: Path, spec: dict[str, Any], rows: Rows = ROWS, *cuts: int) -> dict[str, list[dict[str, Any]]]:
     """All rows of every split, in order."""
     spec = {"captions": ["{type} cell"]} | spec
-    write(new_folder(folder), rows.header, rows.batches(*(cuts or (16,))), parse_export("hf/x", spec))
+    write(Given(new_folder(folder), rows.header, rows.batches(*(cuts or (16,)))), parse_export("hf/x", spec))
     return {
         split: [row for p in sorted((folder / split).iterdir()) for row in pq.read_table(p).to_pylist()]
         for split in rows.tables

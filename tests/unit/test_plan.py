@@ -26,7 +26,7 @@ from cellmill.sources.plan import bundle, plan_dataset
 from cellmill.sources.scbasecount import samples
 
 from .release import ROOT, catalogue, parquet, release
-from .store import Store, refuse, running, store
+from .store import Store, refuse, store
 
 __all__ = ["store"]
 
@@ -345,7 +345,7 @@ def test_a_file_of_a_store_is_cut_by_a_look_into_it(store: Store, tmp_path: Path
         ("large", (30_000, 40_000), len(large)),
     ]
     assert all(at is not None for at in store.fetched(".h5ad"))
-    store.faults["bucket/large.h5ad"] = [lambda handler, content: handler.answer(200, content, {})]
+    store.faults["bucket/large.h5ad"] = [lambda handler, content: handler.answer(200, content)]
     with pytest.raises(CellmillError, match=r"gives no ranges of it.*Download it first"):
         plan_dataset(source, tmp_path / "again.tsv", mirror=None)
     store.objects["bucket/large.h5ad"] = b"no HDF5"
@@ -431,8 +431,8 @@ def test_a_store_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPat
     """Not a traceback of another library."""
     from cellmill.sources.stores import _google
 
-    with running() as gone:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gone.endpoint)
+    with Store() as gone:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gone.address)
         _google.cache_clear()
         with pytest.raises(CellmillError, match=f"{ROOT}.*there is no file"):
             gone.objects["arc-institute-virtual-cell-atlas/x"] = b""

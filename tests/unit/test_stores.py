@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from cellmill.sources.checksums import checksum_of, differing, is_checksum, of_l
 from cellmill.sources.fetch import fetch
 from cellmill.sources.stores import door, folder, listing
 
+from .local_server import Handler, LocalServer
 from .store import Store, crc32c, store
 
 __all__ = ["store"]
@@ -159,24 +158,16 @@ def test_the_checksum_of_a_listing_is_the_best_it_has(info: dict[str, object], s
 # --- the Hub
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Handler):
     """A large file as the Hub gives it: a redirect that names its sha256, to where the bytes are; and its listings."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/"):
             return self.listing()
         if "/resolve/" in self.path:
-            self.send_response(302)
-            self.send_header("Location", "/bytes")
-            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(b"content").hexdigest()}"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = self.server.body  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+            etag = f'"{hashlib.sha256(b"content").hexdigest()}"'
+            return self.answer(302, Location="/bytes", X_Linked_Etag=etag)
+        self.answer(200, self.server.body)  # type: ignore[attr-defined]
 
     def listing(self) -> None:
         sha256 = hashlib.sha256(b"content").hexdigest()
@@ -195,30 +186,19 @@ class Hub(BaseHTTPRequestHandler):
         of_root = self.path.partition("?")[0].endswith(("/tree/main", "/tree/v1"))
         about = {"id": "own/name", "sha": "f" * 40, "private": False, "tags": [], "siblings": []}
         body = json.dumps((folder if of_root else files) if "/tree/" in self.path else about).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(200, body, Content_Type="application/json")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
+    with LocalServer(Hub) as server:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def test_a_file_of_the_hub_has_the_checksum_that_its_redirect_names(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_file_of_the_hub_has_the_checksum_that_its_redirect_names(hub: LocalServer, tmp_path: Path) -> None:
     """And one that has not is refused, though nobody gave a checksum."""
     address = "hf://datasets/own/name/x.h5ad"
     hub.body = b"content"  # type: ignore[attr-defined]
@@ -231,7 +211,7 @@ def test_a_file_of_the_hub_has_the_checksum_that_its_redirect_names(hub: Threadi
 
 
 @pytest.mark.parametrize("revision", ["", "@v1"])
-def test_files_of_the_hub_are_found_by_pattern(hub: ThreadingHTTPServer, tmp_path: Path, revision: str) -> None:
+def test_files_of_the_hub_are_found_by_pattern(hub: LocalServer, tmp_path: Path, revision: str) -> None:
     """With size, and the sha256 of large files; what is found can be fetched."""
     hub.body = b"content"  # type: ignore[attr-defined]
     base = f"hf://datasets/own/name{revision}/a"

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from cellmill.exports import mds
+from cellmill.exports.given import Given
 from cellmill.exports.mds import MdsTokens
 
 from .export_rows import make_rows, new_folder
@@ -74,7 +75,7 @@ def loader(streaming: Any, tmp_path: Path) -> Any:
 
     def batches(encoding: Any, **options: Any) -> tuple[list[dict[str, torch.Tensor]], pa.Table]:
         rows, out = with_tahoe(make_rows({"train": 90})), new_folder(tmp_path / "out" / encoding)
-        mds.write(out, rows.header, rows.batches(32), MdsTokens(tokenizer="tahoe", encoding=encoding), threads=2)
+        mds.write(Given(out, rows.header, rows.batches(32), threads=2), MdsTokens(tokenizer="tahoe", encoding=encoding))
         cache = str(tmp_path / "cache" / encoding)
         dataset = streaming.StreamingDataset(
             remote=str(out / "train"), local=cache, shuffle=False, batch_size=16, **options

@@ -15,7 +15,7 @@ from cellmill.contracts import ledger as ledger_files
 from cellmill.contracts.profiles import read_facts
 from cellmill.sources.entrez import KEY_VARIABLE, SERVER_VARIABLE
 
-from ..unit.fake_entrez import Sample, refuse, running, say
+from ..unit.fake_entrez import Eutils, Sample, refuse, say
 from ..unit.stages import random_counts, write_raw
 from .project import Project
 
@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     project.write_dataset("parts", **spec("parts", parts, keep_raw=False))
     subset = {"cells": 30, "stratify": ["tissue", "age"], "proportions": "equal"}
     project.write_dataset("drawn", **spec("drawn", parts, subset=subset, pseudobulk={}))
-    with running(SAMPLES) as server, pytest.MonkeyPatch.context() as patch:
+    with Eutils(SAMPLES) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv(SERVER_VARIABLE, server.address)
         patch.setenv(KEY_VARIABLE, "s3cret")

@@ -19,7 +19,7 @@ from cellmill.contracts.plan import read_plan
 from cellmill.quality.ledger import account
 
 from ..unit import census_release, tahoe_release
-from ..unit.store import Store, cut_at, refuse, running
+from ..unit.store import Store, cut_at, refuse
 from .project import REPO, Project
 
 CONFIG = ["--config", 'datasets=["census","plates","parquet"]']
@@ -52,8 +52,8 @@ def write(project: Project, store: Store) -> None:
         "kind": "census",
         "filters": [{"column": "tissue", "not_in": ["blood"]}],
         "part_cells": 400,
-        "directory": f"{store.endpoint}/{census_release.DIRECTORY}",
-        "catalogue": f"{store.endpoint}/{census_release.CATALOGUE}",
+        "directory": f"{store.address}/{census_release.DIRECTORY}",
+        "catalogue": f"{store.address}/{census_release.CATALOGUE}",
     }
     columns = {"batch": "member", "label": "cell_type", "keep": ["dataset_id", "tissue", "collection_name"]}
     project.write_dataset("census", title="Census", source=census, columns=columns, **said)
@@ -72,13 +72,13 @@ def atlases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atlases]:
     folder = tmp_path_factory.mktemp("made")
     census, tahoe = census_release.census(folder, cells=60), tahoe_release.tahoe(folder, cells=100, files=2)
     project.edit_config({"exports": {"hf": {"plain": {"kind": "expression", "max_classes": 0}}}})
-    with running() as store, pytest.MonkeyPatch.context() as patch:
+    with Store() as store, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         for name in ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", "HF_ENDPOINT"):
             patch.setenv(name, "http://127.0.0.1:9")  # nothing is there to be asked
         first = project.planned("--config", f"datasets={json.dumps(SHIPPED)}")
-        patch.setenv("STORAGE_EMULATOR_HOST", store.endpoint)
-        patch.setenv("AWS_ENDPOINT_URL", f"{store.endpoint}/s3")
+        patch.setenv("STORAGE_EMULATOR_HOST", store.address)
+        patch.setenv("AWS_ENDPOINT_URL", f"{store.address}/s3")
         census.put(store)
         store.objects |= tahoe.objects
         write(project, store)

@@ -16,7 +16,7 @@ from cellmill.contracts.plan import read_plan
 from ..unit.archs4 import archs4
 from ..unit.fake_hub import TOKEN, Hub, Repo
 from ..unit.release import h5ad, sample
-from ..unit.store import Store, cut_at, refuse, running
+from ..unit.store import Store, cut_at, refuse
 from ..unit.test_hub import GENES, TOKENS, counts, filled
 from .project import Project
 
@@ -60,12 +60,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     bulk = {"kind": "geo_archs4", "file": "gs://archs4/human_gene.h5", "max_single_cell": 0.5, "part_cells": 40}
     project.write_dataset("bulk", title="Bulk", source=bulk, columns={"keep": ["title", "series_id"]}, **said)
     samples, _ = archs4(made / "human_gene.h5", 120, genes=60)
-    with Hub() as hub, running() as store, pytest.MonkeyPatch.context() as patch:
+    with Hub() as hub, Store() as store, pytest.MonkeyPatch.context() as patch:
         repo = filled(hub, made, private=True)
         repo.commit("more", repo.files | {"large/all of it.h5ad": h5ad(sample("SRX9", 150, genes=GENES), made)})
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-        patch.setenv("STORAGE_EMULATOR_HOST", store.endpoint)
+        patch.setenv("STORAGE_EMULATOR_HOST", store.address)
         first = project.run("-n", *CONFIG)  # nothing is there to be asked
         patch.setenv("HF_ENDPOINT", hub.address)
         patch.setenv("HF_TOKEN", TOKEN)

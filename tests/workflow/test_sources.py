@@ -17,7 +17,7 @@ from cellmill.contracts.plan import Plan, read_plan
 from cellmill.contracts.subset import read_subset
 
 from ..unit.release import Release, release, sample
-from ..unit.store import Store, cut_at, damage, refuse, running
+from ..unit.store import Store, cut_at, damage, refuse
 from .project import Project
 
 SOURCE = {"kind": "scbasecount", "cells": 500, "seed": 1, "part_cells": 320, "filters": []}
@@ -60,11 +60,11 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atlas]:
     (project.root / "data").mkdir()
     sample("SRX77", 300).write_h5ad(project.root / "data" / "large.h5ad")
     write(project, 500)
-    with running() as store, pytest.MonkeyPatch.context() as patch:
+    with Store() as store, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
         first = project.run("-n", *CONFIG)  # nothing is there to be asked
-        patch.setenv("STORAGE_EMULATOR_HOST", store.endpoint)
+        patch.setenv("STORAGE_EMULATOR_HOST", store.address)
         store.objects |= made.objects
         for name in made.objects:
             store.faults[name] += [cut_at(3_000), refuse(429, Retry_After="1"), refuse(503)]

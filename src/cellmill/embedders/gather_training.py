@@ -24,10 +24,11 @@ from cellmill.embedders.scvi_files import SavedModel, read_model
 from cellmill.embedders.scvi_model import Inputs, inputs_of
 from cellmill.errors import CellmillError
 from cellmill.exports.columns import checked_counts
-from cellmill.exports.obs_table import ObsTable
+from cellmill.exports.given import obs_schema
 from cellmill.exports.rows import Header, PartFiles, common_schema, needs, ordered
 from cellmill.files import replacing, scratch
 from cellmill.keys import hash_strings
+from cellmill.matrix.obs_table import ObsTable
 from cellmill.packed.layout import OBS
 from cellmill.packed.writer import PackedWriter
 
@@ -192,7 +193,7 @@ class _Archive:
         self._slots, self.empty = inputs.slots, 0
         self._counts = PackedWriter(folder, genes=genes, dtype=scan.dtype, rows_per_file=ROWS_PER_FILE)
         kinds = {f.name: "string" if f.name in scan.categories else "float64" for f in scan.obs}
-        self._obs = ObsTable(folder / OBS, columns=kinds)
+        self._obs = ObsTable(folder / OBS, obs_schema(kinds))
 
     def add(self, batch: pa.RecordBatch, header: Header) -> None:
         from cellmill.torch.kernels import choose_genes

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from cellmill.errors import CellmillError, nearest
+from cellmill.errors import CellmillError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,72 +14,6 @@ if TYPE_CHECKING:
 
 MISSING: dict[str, Any] = {"string": "", "bool": -1, "int64": -(1 << 63), "float64": "NaN"}
 """What stands for a missing value where a format has no place for one, by type of the column."""
-
-
-def by_split(
-    header: Header, rows: Iterable[tuple[str, pa.RecordBatch]]
-) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-    """Yield every split that has cells with its batches; the caller must use them up.
-
-    Raises:
-        CellmillError: where the splits come in another order than in the header, or with another number of cells.
-    """
-    again = "Delete the results of the earlier steps of this dataset and run again; if it comes back, report it."
-
-    def counted(split: str, batches: Iterator[tuple[str, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-        cells = 0
-        for _, batch in batches:
-            cells += batch.num_rows
-            if cells > header.cells[split]:
-                break
-            yield batch
-        if cells != header.cells[split]:
-            found = f"came with {'more than ' * (cells > header.cells[split])}{min(cells, header.cells[split]):,} cells"
-            raise CellmillError(f"{header.dataset}, split '{split}'", f"{found}, not {header.cells[split]:,}.", again)
-
-    expected = [split for split, cells in header.cells.items() if cells]
-    found: list[str] = []
-    for split, batches in groupby(((s, b) for s, b in rows if b.num_rows), key=itemgetter(0)):
-        found.append(split)
-        if found != expected[: len(found)]:
-            raise CellmillError(header.dataset, f"splits came as {found}, not as {expected}.", again)
-        yield split, counted(split, batches)
-    if found != expected:
-        raise CellmillError(header.dataset, f"only the splits {found} of {expected} came.", again)
-
-
-def obs_columns(header: Header, asked: Sequence[str] | None, *, reserved: Sequence[str], export: str) -> dict[str, str]:
-    """Obs columns to write and their types, ``string``, ``bool``, ``int64`` or ``float64``; ``None`` asks for all.
-
-    Raises:
-        CellmillError: where a column is not there, has another type, or has a name that the export writes itself.
-    """
-    import pyarrow as pa
-
-    kinds = {}
-    for column in header.obs.names if asked is None else asked:
-        where = f"{header.dataset}, export {export}"
-        if column not in header.obs.names:
-            fix = f"{nearest(column, header.obs.names)} Keep it with columns.keep, or do not ask for it."
-            raise CellmillError(where, f"no column '{column}' stays with the cells.", fix)
-        if column in reserved:
-            raise CellmillError(
-                where, f"writes '{column}' itself.", "Rename your column, or leave it out of 'columns'."
-            )
-        type_ = header.obs.field(column).type
-        text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_)
-        kinds[column] = "string" if text else {"double": "float64"}.get(str(type_), str(type_))
-        if kinds[column] not in MISSING:
-            fix = f"Expected {', '.join(MISSING)}."
-            raise CellmillError(where, f"the column '{column}' has the type {type_}.", fix)
-    return kinds
-
-
-def count_missing(missing: Counter[str], batch: pa.RecordBatch, columns: Iterable[str]) -> None:
-    """Add up the missing values of columns; columns without any are not listed."""
-    for column in columns:
-        if batch[column].null_count:
-            missing[column] += batch[column].null_count
 
 
 def lists(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:

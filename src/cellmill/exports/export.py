@@ -21,6 +21,7 @@ from cellmill.contracts.counts import CountsPart
 from cellmill.contracts.tokens import TokensPart, added_up
 from cellmill.exports import Export
 from cellmill.exports.features import typed_obs
+from cellmill.exports.given import Given
 from cellmill.exports.hf import HfSpec
 from cellmill.exports.rows import Header, PartFiles, common_schema, left_out, needs, ordered, token_column
 from cellmill.files import replacing, scratch
@@ -81,7 +82,7 @@ def export(
             closing(ordered(parts, header=header, columns=columns, scratch=spill)) as rows,
         ):
             write = import_module(f"cellmill.exports.{format_}").write
-            facts = write(folder, header, rows, spec, vocabulary=tokens, threads=threads)
+            facts = write(Given(folder, header, rows, tokens, threads), spec)
         said = {
             "contract": str(manifest.CONTRACTS[format_]),
             "export": path,

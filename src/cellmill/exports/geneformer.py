@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellmill.exports.columns import by_split, obs_columns
 from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Name, PositiveInt, Spec
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cellmill.config import Dataset
-    from cellmill.exports.rows import Header
+    from cellmill.exports.given import Given
 
 GROUP_ROWS = 1_000
 """Rows of a record batch, as `datasets` writes them."""
@@ -53,28 +52,14 @@ class GeneformerTokens(Spec, ExportSpec):
         return [f"it writes '{c}' itself; rename your column." for c in names if c in WRITTEN]
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: GeneformerTokens,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
+def write(given: Given, spec: GeneformerTokens) -> dict[str, Any]:
     """Write a saved ``datasets.Dataset`` per split, ``dataset_dict.json`` over them and the token dictionary.
 
-    Args:
-        out: an empty folder.
-        header: what is known before the first row.
-        rows: ``(split, batch)`` with ``cell_id``, ``tokens:<tokenizer>`` and the obs columns, split by split.
-        spec: tokenizer, columns and size of the files.
-        vocabulary: token ids by token, written as ``vocabulary.json`` and, for Geneformer, ``token_dictionary.pkl``.
+    The dictionary is written as ``vocabulary.json`` and, for Geneformer, as ``token_dictionary.pkl``.
 
     Raises:
         CellmillError: where a column is not there or cells are missing.
 
-    The bytes depend on the rows alone, not on how they are cut into batches.
     Memory: one batch.
     Source: what ``Dataset.save_to_disk`` of datasets 5.2 writes.
     Lists stand in the features as ``Sequence``, which versions of `datasets` before 4 know, too.
@@ -82,35 +67,35 @@ def write(
     from cellmill.contracts.vocabulary import write_tokens
     from cellmill.exports.rows import in_groups
 
-    kinds = obs_columns(header, spec.columns, reserved=WRITTEN, export="geneformer")
+    out, cells = given.out, given.header.cells
+    kinds = given.obs_columns(spec.columns, reserved=WRITTEN, export="geneformer")
     columns = {"input_ids": "list<int32>", "length": "int64", "cell_id": "string"} | kinds
     splits: dict[str, Any] = {}
-    for split, batches in by_split(header, rows):
-        tables = in_groups(((split, batch) for batch in batches), group_rows=GROUP_ROWS, file_rows=spec.cells_per_file)
-        n_files = -(-header.cells[split] // spec.cells_per_file)
+    for split, batches in given.by_split():
+        groups = in_groups(batches, group_rows=GROUP_ROWS, file_rows=spec.cells_per_file)
+        n_files = -(-cells[split] // spec.cells_per_file)
         (out / split).mkdir()
-        shown = ((number, _shown(table, columns, f"tokens:{spec.tokenizer}")) for _, number, table in tables)
-        splits[split] = {"cells": header.cells[split], **_write_split(out / split, shown, n_files)}
+        shown = ((number, _shown(batch, columns, f"tokens:{spec.tokenizer}")) for number, batch in groups)
+        splits[split] = {"cells": cells[split], **_write_split(out / split, shown, n_files)}
         _describe(out / split, columns)
     (out / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
-    if vocabulary is not None:
-        write_tokens(out / "vocabulary.json", vocabulary)
-        by_id = dict(sorted(vocabulary.items(), key=itemgetter(1)))
+    if given.vocabulary is not None:
+        write_tokens(out / "vocabulary.json", given.vocabulary)
+        by_id = dict(sorted(given.vocabulary.items(), key=itemgetter(1)))
         (out / "token_dictionary.pkl").write_bytes(pickle.dumps(by_id, protocol=4))
     return {"tokenizer": spec.tokenizer, "columns": columns, "splits": splits}
 
 
-def _shown(table: pa.Table, columns: dict[str, str], tokens: str) -> pa.RecordBatch:
+def _shown(cells: pa.RecordBatch, columns: dict[str, str], tokens: str) -> pa.RecordBatch:
     """The columns as they are written, in memory of their own, so that what lies in gaps is always the same."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = table[tokens].cast(pa.list_(pa.int32()))
+    ids = cells[tokens].cast(pa.list_(pa.int32()))
     found = {"input_ids": ids, "length": pc.list_value_length(ids).cast(pa.int64())}
-    found |= {name: table[name] for name in columns if name not in found}
-    types = {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64()}
-    schema = pa.schema([(name, types.get(kind, pa.list_(pa.int32()))) for name, kind in columns.items()])
-    whole = pa.table(found).cast(schema).take(list(range(table.num_rows)))
+    found |= {name: cells[name] for name in columns if name not in found}
+    schema = pa.schema([(name, ids.type if name == "input_ids" else kind) for name, kind in columns.items()])
+    whole = pa.table(found).cast(schema).take(list(range(cells.num_rows)))
     (batch,) = whole.combine_chunks().to_batches()
     return batch
 

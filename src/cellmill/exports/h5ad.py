@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
-from cellmill.exports.obs_table import ObsTable, categories, waiting
+from cellmill.exports.categories import categories, waiting
+from cellmill.exports.columns import checked_counts
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import AnnDataCounts
+from cellmill.matrix.obs_table import ObsTable
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from cellmill.exports.rows import Header
 
@@ -28,29 +26,12 @@ class H5adCounts(AnnDataCounts):
     container = "HDF5"
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: H5adCounts,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
+def write(given: Given, spec: H5adCounts) -> dict[str, Any]:
     """Write one file per split and return what the manifest says of them.
-
-    Args:
-        out: an empty folder.
-        header: what is known before the first row; its counts type is the type of ``X/data``.
-        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts``, embeddings and obs columns, split by split.
-        spec: the obs columns and embeddings.
-        vocabulary: not used, counts have none.
-        threads: how many compress chunks.
 
     Raises:
         CellmillError: where a count does not fit, a column is not there, or cells are missing.
 
-    The bytes depend on the rows alone, not on how they are cut into batches.
     Text is categorical with the same categories in every split, so that obs waits in Parquet files beside the matrices.
     Memory: some thousand rows, and 8 bytes per cell for ``X/indptr``.
     """
@@ -61,22 +42,19 @@ def write(
     from cellmill.matrix.tables import ParquetTable
     from cellmill.matrix.writer import H5adWriter
 
-    kinds = obs_columns(header, spec.columns, reserved=("cell_id",), export="h5ad")
-    missing: Counter[str] = Counter()
+    out, header = given.out, given.header
+    kinds = given.obs_columns(spec.columns, export="h5ad")
     files: dict[str, H5adWriter] = {}
     obsm = {f"X_{name}": header.widths[name] for name in spec.embeddings}
     n_genes, dtype = len(header.genes), header.counts_dtype
     try:
-        for split, batches in by_split(header, rows):
+        for split, batches in given.by_split():
             (out / split).mkdir()
             file = files[split] = H5adWriter(
-                out / split / FILE, n_genes=n_genes, dtype=dtype, threads=threads, obsm=obsm
+                out / split / FILE, n_genes=n_genes, dtype=dtype, threads=given.threads, obsm=obsm
             )
-            obs = ObsTable(waiting(out, split), columns=kinds)
-            one_file = header.cells[split]
-            for _, _, table in in_groups(((split, b) for b in batches), group_rows=GROUP_ROWS, file_rows=one_file):
-                (batch,) = table.to_batches()
-                count_missing(missing, batch, kinds)
+            obs = ObsTable(waiting(out, split), obs_schema(kinds))
+            for _, batch in in_groups(batches, group_rows=GROUP_ROWS, file_rows=header.cells[split]):
                 obs.add(batch)
                 offsets, genes, counts = checked_counts(batch, header)
                 file.append(sp.csr_matrix((counts, genes, offsets), shape=(len(offsets) - 1, n_genes)))
@@ -94,14 +72,7 @@ def write(
         for file in files.values():
             file.abandon()
         raise
-    return {
-        "genes": len(header.genes),
-        "counts_dtype": header.counts_dtype.name,
-        "columns": {"cell_id": "string"} | kinds,
-        "missing": dict(missing),
-        "missing_as": "null",
-        "splits": {split: f"{split}/{FILE}" for split in files},
-    }
+    return given.facts_of_counts(kinds, {split: f"{split}/{FILE}" for split in files})
 
 
 def _var(header: Header) -> pd.DataFrame:

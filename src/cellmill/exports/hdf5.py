@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellmill.errors import CellmillError
-from cellmill.exports.columns import MISSING, by_split, checked_counts, count_missing, obs_columns, plain, string_bytes
+from cellmill.exports.columns import MISSING, checked_counts, plain, string_bytes
 from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, PositiveInt, Spec
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from cellmill.ahead import Workers
     from cellmill.config import Dataset
+    from cellmill.exports.given import Given
     from cellmill.exports.rows import Header
 
 CHUNK_VALUES = 1 << 15
@@ -76,30 +75,14 @@ does not fit ends the job."""
         return found
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: Hdf5Counts,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
+def write(given: Given, spec: Hdf5Counts) -> dict[str, Any]:
     """Write ``<split>/batch_NNNN.h5`` and what stands beside them; return what the manifest says of them.
 
-    Args:
-        out: an empty folder.
-        header: what is known before the first row; its genes have the columns of ``genes.parquet``.
-        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts`` and the obs columns, split by split.
-        spec: layout, genes, type and cells per file; without ``experiment`` it is the batch column, else the
-            dataset's name.
-        vocabulary: not used, counts have none.
-        threads: how many compress chunks while the next ones are gathered; with one, nothing overlaps.
+    The genes of the header have the columns of ``genes.parquet``.
 
     Raises:
         CellmillError: where a count does not fit, a column is not there, or cells are missing.
 
-    The bytes depend on the rows alone, not on how they are cut into batches, nor on threads.
     Memory: the obs columns of one file, and a few thousand cells.
     """
     import numpy as np
@@ -109,35 +92,31 @@ def write(
     from cellmill.exports.rows import in_groups
     from cellmill.matrix.writer import new_hdf5
 
+    out, header = given.out, given.header
     experiment = header.batch if spec.experiment is None else spec.experiment
-    asked = [c for c in header.obs.names if c != experiment]
-    columns = obs_columns(header, asked, reserved=("cell_id",), export="hdf5")
+    columns = given.obs_columns([c for c in header.obs.names if c != experiment], export="hdf5")
     if experiment is not None:
-        obs_columns(header, [experiment], reserved=(), export="hdf5")
+        given.obs_columns([experiment], reserved=(), export="hdf5")
     for column in columns:
         if "/" in column:
             raise CellmillError("hdf5", f"the column '{column}' has a '/', which makes a group in HDF5.", "Rename it.")
     genes = _Genes(header, spec)
-    experiments, missing = Experiments(header.dataset, experiment, columns), Counter[str]()
+    experiments = Experiments(header.dataset, experiment, columns)
     splits: dict[str, Any] = {}
     largest = 0
-    with workers(threads) as team:
-        for split, batches in by_split(header, rows):
+    with workers(given.threads) as team:
+        for split, batches in given.by_split():
             (out / split).mkdir()
             files: list[dict[str, Any]] = []
-            groups = in_groups(
-                ((split, batch) for batch in batches), group_rows=GROUP_CELLS, file_rows=spec.cells_per_file
-            )
-            for number, pieces in groupby(groups, key=itemgetter(1)):
+            groups = in_groups(batches, group_rows=GROUP_CELLS, file_rows=spec.cells_per_file)
+            for number, pieces in groupby(groups, key=itemgetter(0)):
                 first = number * spec.cells_per_file
                 cells = min(spec.cells_per_file, header.cells[split] - first)
                 name = f"{split}/batch_{number:04d}.h5"
                 with new_hdf5(out / name) as file:
                     file.attrs.update({"dataset": header.dataset, "split": split, "first_cell": first})
                     filled = _File(file, genes, layout=spec.layout, cells=cells, columns=columns, team=team)
-                    for _, _, table in pieces:
-                        (batch,) = table.to_batches()
-                        count_missing(missing, batch, columns if experiment is None else [*columns, experiment])
+                    for _, batch in pieces:
                         experiments.add(split, batch)
                         filled.add(batch, experiment)
                     values = filled.close()
@@ -160,7 +139,7 @@ def write(
         "experiment": experiment,
         "experiments": len(said),
         "columns": columns,
-        "missing": dict(missing),
+        "missing": given.missing(header.obs.names),
         "missing_as": MISSING,
         "splits": splits,
     }

@@ -12,13 +12,8 @@ from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Fraction, Name, PositiveInt, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    import pyarrow as pa
-
     from cellmill.config import Columns, Dataset
-    from cellmill.exports.rows import Header
+    from cellmill.exports.given import Given
 
 
 class HfSpec(Spec, ExportSpec):
@@ -237,16 +232,8 @@ class HfMultiplets(HfContrastive):
 HfExport = HfTokens | HfExpression | HfSingle | HfPairs | HfMultiplets
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: HfExport,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Write ``<split>/NNNNN.parquet`` into ``out``, and what stands beside them; give the facts for the manifest.
+def write(given: Given, spec: HfExport) -> dict[str, Any]:
+    """Write ``<split>/NNNNN.parquet``, and what stands beside them; give the facts for the manifest.
 
     Raises:
         CellmillError: a cell without a caption, or with fewer eligible cells than negatives asked for.
@@ -257,16 +244,17 @@ def write(
     from cellmill.exports.multiplets import contrastive_rows
     from cellmill.files import scratch
 
-    with scratch(out / "anchors") as folder, Shards(out, header, spec) as shards:
+    out, vocabulary = given.out, given.vocabulary
+    with scratch(out / "anchors") as folder, Shards(given, spec) as shards:
         if isinstance(spec, HfContrastive):
-            said = contrastive_rows(shards, header, rows, spec, folder)
+            said = contrastive_rows(shards, given, spec, folder)
         elif isinstance(spec, HfText):
-            said = text_rows(shards, header, rows, spec)
+            said = text_rows(shards, given.header, spec)
         else:
-            said = cell_rows(shards, header, rows, spec)
+            said = cell_rows(shards, given.header, spec)
     facts = shards.facts() | said
     if isinstance(spec, HfExpression):
-        write_gene_table(out / "genes.parquet", header.genes)
+        write_gene_table(out / "genes.parquet", given.header.genes)
     if isinstance(spec, HfTokens) and vocabulary is not None:
         write_tokens(out / "vocabulary.json", vocabulary)
         facts["vocabulary"] = len(vocabulary)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cellmill.exports.columns import by_split
 from cellmill.exports.features import classes_of, encode, with_features
-from cellmill.exports.rows import Header
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cellmill.exports.given import Given
     from cellmill.exports.hf import HfExport
 
 GROUP_ROWS = 4_096
@@ -30,9 +29,9 @@ _UNIQUE_TEXT = re.compile(r"cell_id|sample_idx|cell_sentence_\d+|negative_\d+_id
 class Shards:
     """The files of an export: a folder per split, tables of cells cut alike whatever batches they come in."""
 
-    def __init__(self, out: Path, header: Header, spec: HfExport) -> None:
-        self._out, self._header, self._spec = out, header, spec
-        self._names = [f.name for f in header.obs] if spec.columns is None else list(dict.fromkeys(spec.columns))
+    def __init__(self, given: Given, spec: HfExport) -> None:
+        self._given, self._header, self._spec = given, given.header, spec
+        self._names = [f.name for f in self._header.obs] if spec.columns is None else list(dict.fromkeys(spec.columns))
         self._rows: dict[str, dict[str, int]] = {}
         self._missing: Counter[str] = Counter()
         self._schema: pa.Schema | None = None
@@ -50,13 +49,13 @@ class Shards:
             for start in range(first, last, size):
                 yield file, start, min(start + size, last)
 
-    def cut(self, rows: Iterable[tuple[str, pa.RecordBatch]]) -> Iterator[tuple[str, int, pa.Table]]:
+    def cut(self) -> Iterator[tuple[str, int, pa.Table]]:
         """``(split, file, cells)`` of every row group, from batches of any size.
 
         Raises:
             CellmillError: where the cells are others than those of the header.
         """
-        for split, batches in by_split(self._header, rows):
+        for split, batches in self._given.by_split():
             waiting: list[pa.RecordBatch] = []
             have = 0
             for file, start, stop in self.groups(split):
@@ -98,9 +97,9 @@ class Shards:
         self._close()
         files = self._rows.setdefault(split, {})
         name = f"{split}/{len(files):05d}.parquet"
-        (self._out / split).mkdir(exist_ok=True)
+        (self._given.out / split).mkdir(exist_ok=True)
         files[name] = 0
-        self._sink = open(self._out / name, "wb")
+        self._sink = open(self._given.out / name, "wb")
         self._writer = pq.ParquetWriter(self._sink, self._schema, **_encoding(self._schema))
 
     def __enter__(self) -> Shards:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,13 +11,10 @@ from cellmill.exports.hf import HfExpression, HfSingle, HfText, HfTokens
 from cellmill.exports.hf_files import Shards, as_lists
 from cellmill.exports.rows import Header, token_column
 
-if TYPE_CHECKING:
-    Rows = Iterable[tuple[str, pa.RecordBatch]]
 
-
-def cell_rows(shards: Shards, header: Header, rows: Rows, spec: HfTokens | HfExpression) -> dict[str, Any]:
+def cell_rows(shards: Shards, header: Header, spec: HfTokens | HfExpression) -> dict[str, Any]:
     """``cell_id``, tokens or counts, embeddings, obs columns."""
-    for split, file, cells in shards.cut(rows):
+    for split, file, cells in shards.cut():
         columns = {"cell_id": cells["cell_id"].cast(pa.string())}
         if isinstance(spec, HfExpression):
             for name in ("genes", "counts"):
@@ -31,10 +27,10 @@ def cell_rows(shards: Shards, header: Header, rows: Rows, spec: HfTokens | HfExp
     return {}
 
 
-def text_rows(shards: Shards, header: Header, rows: Rows, spec: HfSingle) -> dict[str, Any]:
+def text_rows(shards: Shards, header: Header, spec: HfSingle) -> dict[str, Any]:
     """``sample_idx``, cell sentences, captions, embeddings, obs columns."""
     asked = spec.captions_of(header.label)
-    for split, file, cells in shards.cut(rows):
+    for split, file, cells in shards.cut():
         columns = {"sample_idx": cells["cell_id"].cast(pa.string())} | sentences(cells, header, spec)
         for name, caption in zip(numbered("caption", len(asked)), asked, strict=True):
             columns[name] = render(cells, caption, missing=spec.missing, fill=spec.fill, where=place(header, split))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from cellmill.exports.columns import MISSING, by_split, checked_counts, count_missing, lists, obs_columns
+from cellmill.exports.columns import MISSING, checked_counts, lists
 from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Name, Spec
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from cellmill.ahead import Workers
     from cellmill.config import Dataset
+    from cellmill.exports.given import Given
     from cellmill.exports.mds_columns import MdsColumn
     from cellmill.exports.rows import Header
 
@@ -78,46 +77,28 @@ for."""
         return True
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: MdsTokens | MdsExpression,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
+def write(given: Given, spec: MdsTokens | MdsExpression) -> dict[str, Any]:
     """Write ``<split>/index.json`` with its shards, and what its numbers mean; return what the manifest says of them.
-
-    Args:
-        out: an empty folder.
-        header: what is known before the first row.
-        rows: ``(split, batch)`` with ``cell_id``, the lists of the spec and the obs columns, split by split.
-        spec: columns, their encoding, and compression, checksums and size of the shards.
-        vocabulary: token ids by token, copied to ``vocabulary.json`` by rising id; of counts, ``genes.json`` is.
-        threads: how many encode cells and compress shards while rows are gathered; with one, nothing overlaps.
 
     Raises:
         CellmillError: where a column is not there or cells are missing.
 
-    The bytes depend on the rows alone, not on how they are cut into batches, nor on threads.
     Shards are cut where ``streaming.MDSWriter`` cuts them, and equal its own before compression.
     Memory: a few batches, and twice one shard for each thread.
     """
     from cellmill.ahead import workers
 
+    out, header = given.out, given.header
     own = _own_columns(header, spec)
-    kinds = obs_columns(header, spec.columns, reserved=tuple(own), export="mds")
+    kinds = given.obs_columns(spec.columns, reserved=tuple(own), export="mds")
     columns = dict(sorted((own | _obs_columns(kinds)).items()))
-    missing: Counter[str] = Counter()
     splits: dict[str, Any] = {}
-    with workers(threads) as team:
-        for split, batches in by_split(header, rows):
+    with workers(given.threads) as team:
+        for split, batches in given.by_split():
             (out / split).mkdir()
             shards = _Shards(out / split, columns=columns, spec=spec, team=team)
             values = 0
             for batch in batches:
-                count_missing(missing, batch, kinds)
                 if spec.with_counts:
                     checked_counts(batch, header)
                 values += _n_values(batch, own)
@@ -125,14 +106,14 @@ def write(
             files = [{**file, "file": f"{split}/{file['file']}"} for file in shards.close()]
             counted = "values" if spec.with_counts else "tokens"
             splits[split] = {"cells": header.cells[split], counted: values, "files": files}
-    _explain(out, header, spec, vocabulary)
+    _explain(given, spec)
     return {
         **({"tokenizer": spec.tokenizer} if isinstance(spec, MdsTokens) else {"genes": len(header.genes)}),
         "columns": {name: column.encoding for name, column in columns.items()},
         "compression": _algorithm(spec),
         "hashes": list(spec.hashes),
         "shard_bytes": spec.shard_mb * 1_000_000,
-        "missing": dict(missing),
+        "missing": given.missing(kinds),
         "missing_as": MISSING,
         "splits": splits,
     }
@@ -179,18 +160,18 @@ def _n_values(batch: pa.RecordBatch, own: dict[str, MdsColumn]) -> int:
     return 0 if first is None else len(lists(batch[first])[1])
 
 
-def _explain(out: Path, header: Header, spec: MdsTokens | MdsExpression, vocabulary: dict[str, int] | None) -> None:
-    """Write what the numbers stand for."""
+def _explain(given: Given, spec: MdsTokens | MdsExpression) -> None:
+    """Write what the numbers stand for: tokens by rising id, or genes."""
     import pyarrow as pa
 
     from cellmill.contracts.vocabulary import write_tokens
     from cellmill.files import write_json
 
-    if vocabulary is not None:
-        write_tokens(out / "vocabulary.json", vocabulary)
+    if given.vocabulary is not None:
+        write_tokens(given.out / "vocabulary.json", given.vocabulary)
     if spec.with_counts:
-        names = pa.Table.from_pandas(header.genes[["gene_id", "gene_symbol"]], preserve_index=False)
-        write_json(out / "genes.json", names.to_pydict())
+        names = pa.Table.from_pandas(given.header.genes[["gene_id", "gene_symbol"]], preserve_index=False)
+        write_json(given.out / "genes.json", names.to_pydict())
 
 
 def _algorithm(spec: MdsTokens | MdsExpression) -> str | None:

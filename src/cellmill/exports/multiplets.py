@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellmill.exports.captions import render
-from cellmill.exports.columns import by_split, string_bytes
+from cellmill.exports.columns import string_bytes
+from cellmill.exports.given import Given
 from cellmill.exports.hf import HfContrastive, HfMultiplets, HfPairs
 from cellmill.exports.hf_files import Shards
 from cellmill.exports.hf_rows import numbered, place, sentences
@@ -20,20 +21,14 @@ from cellmill.exports.negatives import Negatives, Wanted
 from cellmill.exports.rows import Header
 
 
-def contrastive_rows(
-    shards: Shards,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: HfContrastive,
-    folder: Path,
-) -> dict[str, Any]:
+def contrastive_rows(shards: Shards, given: Given, spec: HfContrastive, folder: Path) -> dict[str, Any]:
     """Write the pairs or multiplets of every split; says from how many cells the negatives were drawn.
 
     Raises:
         CellmillError: a cell without a caption, or with fewer eligible cells than negatives asked for.
     """
-    fewest = {}
-    for split, batches in by_split(header, rows):
+    header, fewest = given.header, {}
+    for split, batches in given.by_split():
         anchors = _Anchors(folder / split, header, spec, batches, place(header, split))
         negatives = anchors.negatives()
         fewest[split] = negatives.fewest

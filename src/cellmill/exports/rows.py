@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -269,24 +268,27 @@ class _Spill:
 
 
 def in_groups(
-    rows: Iterable[tuple[str, pa.RecordBatch]], *, group_rows: int, file_rows: int
-) -> Iterator[tuple[str, int, pa.Table]]:
-    """``(split, file number, table)`` of ``group_rows`` rows, cut at every ``file_rows`` and where a split ends.
+    batches: Iterable[pa.RecordBatch], *, group_rows: int, file_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """``(file number, batch)`` of ``group_rows`` rows, cut at every ``file_rows``.
 
     The cuts depend on the rows alone, not on the batches they came in.
     """
-    for split, mine in groupby(rows, key=lambda pair: pair[0]):
-        waiting: list[pa.RecordBatch] = []
-        have = done = 0
-        for _, batch in mine:
-            waiting.append(batch)
-            have += batch.num_rows
-            while have >= (size := min(group_rows, file_rows - done % file_rows)):
-                table = pa.Table.from_batches(waiting)
-                yield split, done // file_rows, table.slice(0, size).combine_chunks()
-                waiting, have, done = table.slice(size).to_batches(), have - size, done + size
-        if have:
-            yield split, done // file_rows, pa.Table.from_batches(waiting).combine_chunks()
+
+    def whole(table: pa.Table) -> pa.RecordBatch:
+        return table.combine_chunks().to_batches()[0]
+
+    waiting: list[pa.RecordBatch] = []
+    have = done = 0
+    for batch in batches:
+        waiting.append(batch)
+        have += batch.num_rows
+        while have >= (size := min(group_rows, file_rows - done % file_rows)):
+            table = pa.Table.from_batches(waiting)
+            yield done // file_rows, whole(table.slice(0, size))
+            waiting, have, done = table.slice(size).to_batches(), have - size, done + size
+    if have:
+        yield done // file_rows, whole(pa.Table.from_batches(waiting))
 
 
 def common_schema(parts: Sequence[PartFiles], columns: Sequence[str]) -> pa.Schema:

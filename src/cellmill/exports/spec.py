@@ -37,20 +37,25 @@ class ExportSpec:
         return []
 
 
-class AnnDataCounts(Spec, ExportSpec):
-    """What the exports have in common that are AnnData."""
+class CountsSpec(Spec, ExportSpec):
+    """What the exports of counts and obs columns have in common."""
 
-    container: ClassVar[str]
-    """What holds it, for an error."""
     kind: Literal["counts"] = "counts"
     columns: list[Column] | None = None
     """Obs columns to write; `null`: all that the dataset keeps."""
-    embeddings: list[Name] = []
-    """Embeddings to add, each as `obsm["X_<name>"]`."""
 
     @property
     def with_counts(self) -> bool:
         return True
+
+
+class AnnDataCounts(CountsSpec):
+    """What those of them have in common that are AnnData."""
+
+    container: ClassVar[str]
+    """What holds it, for an error."""
+    embeddings: list[Name] = []
+    """Embeddings to add, each as `obsm["X_<name>"]`."""
 
     @property
     def embedders(self) -> tuple[str, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellmill.exports.columns import by_split, checked_counts, count_missing, obs_columns
-from cellmill.exports.obs_table import ObsTable, categories, waiting
+from cellmill.exports.categories import categories, waiting
+from cellmill.exports.columns import checked_counts
+from cellmill.exports.given import Given, obs_schema
 from cellmill.exports.spec import AnnDataCounts
+from cellmill.matrix.obs_table import ObsTable
 from cellmill.spec import PositiveInt
 
 if TYPE_CHECKING:
@@ -40,44 +41,27 @@ class ZarrCounts(AnnDataCounts):
     """Chunks in one file: a few hundred megabytes by default."""
 
 
-def write(
-    out: Path,
-    header: Header,
-    rows: Iterable[tuple[str, pa.RecordBatch]],
-    spec: ZarrCounts,
-    *,
-    vocabulary: dict[str, int] | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
+def write(given: Given, spec: ZarrCounts) -> dict[str, Any]:
     """Write one collection per split and return what the manifest says of them.
-
-    Args:
-        out: an empty folder.
-        header: what is known before the first row; its counts type is the type of ``X/data``.
-        rows: ``(split, batch)`` with ``cell_id``, ``genes``, ``counts``, embeddings and obs columns, split by split.
-        spec: the obs columns and embeddings, and the sizes of datasets, chunks and shards.
-        vocabulary: not used, counts have none.
 
     Raises:
         CellmillError: where a count does not fit, a column is not there, or cells are missing.
 
-    The bytes depend on the rows alone, not on how they are cut into batches.
     Obs columns wait in a Parquet file, because text is categorical, with the same categories in every dataset.
     Memory: some batches, and the obs columns of one dataset.
     """
     import zarr
 
-    kinds = obs_columns(header, spec.columns, reserved=("cell_id", "_index"), export="zarr")
-    missing: Counter[str] = Counter()
+    out, header = given.out, given.header
+    kinds = given.obs_columns(spec.columns, reserved=("cell_id", "_index"), export="zarr")
     splits: dict[str, list[dict[str, int]]] = {}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="blosc") as pool, _quiet():
-        for split, batches in by_split(header, rows):
+        for split, batches in given.by_split():
             zarr.open_group(out / split, mode="w-", zarr_format=3, attributes=dict(COLLECTION))
-            obs = ObsTable(waiting(out, split), columns=kinds)
+            obs = ObsTable(waiting(out, split), obs_schema(kinds))
             matrices = _Matrices(out / split, header, spec, pool)
             try:
                 for batch in batches:
-                    count_missing(missing, batch, kinds)
                     obs.add(batch)
                     vectors = {
                         name: batch[f"embedding:{name}"].flatten().to_numpy().reshape(-1, header.widths[name])
@@ -93,14 +77,7 @@ def write(
         for split, datasets in splits.items():
             _write_tables(out, split, datasets, header, known)
             waiting(out, split).unlink()
-    return {
-        "genes": len(header.genes),
-        "counts_dtype": header.counts_dtype.name,
-        "columns": {"cell_id": "string"} | kinds,
-        "missing": dict(missing),
-        "missing_as": "null",
-        "splits": splits,
-    }
+    return given.facts_of_counts(kinds, splits)
 
 
 @contextmanager

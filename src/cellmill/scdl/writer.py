@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from cellmill.matrix.obs_table import ObsTable
 from cellmill.scdl.archive import ARRAYS, NEIGHBORS, SCDL_VERSION, Header, ScdlError
 from cellmill.scdl.index.row_feature_index import table_names, write_index
 from cellmill.scdl.util.scdl_constants import FileNames
@@ -16,8 +17,6 @@ from cellmill.scdl.util.scdl_constants import FileNames
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CELLS_PER_GROUP = 1 << 16
-"""Cells per row group of the obs table."""
 BLOCK = 1 << 20
 """Values that are recast at once."""
 
@@ -116,58 +115,30 @@ def recast(source: Path, sink: Path, found: np.dtype[Any], dtype: np.dtype[Any],
 
 
 class _ObsTables:
-    """Obs columns as Parquet, a file per block, in row groups of a fixed number of cells."""
+    """Obs columns as Parquet, a file for each run of rows with the same ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.ends: list[int] = []
         self.labels: list[str | None] = []
-        self._writer: Any = None
-        self._schema: pa.Schema | None = None
-        self._pending: list[pa.Table] = []
-        self._cells = 0
+        self._table: ObsTable | None = None
 
     def begin(self, schema: pa.Schema, label: str | None) -> None:
-        if self._schema is not None and schema.equals(self._schema):
+        if self._table is not None and schema.equals(self._table.schema):
             return
         self.close()
-        import pyarrow.parquet as pq
-
-        path = self._folder / f"dataframe_{len(self.ends)}.parquet.partial"
-        self._schema, self._writer = schema, pq.ParquetWriter(path, schema, compression="zstd")
+        self._table = ObsTable(self._folder / f"dataframe_{len(self.ends)}.parquet.partial", schema)
         self.ends.append(self.ends[-1] if self.ends else 0)
         self.labels.append(label)
 
-    def add(self, table: pa.Table) -> None:
-        import pyarrow as pa
-
-        assert self._schema is not None
-        if not table.num_rows:
-            return
-        # A copy: a slice would keep what it was cut from in memory.
-        columns = table.select(self._schema.names).take(np.arange(table.num_rows)).cast(self._schema)
-        self._pending.append(columns)
-        self._cells += table.num_rows
-        self.ends[-1] += table.num_rows
-        if self._cells >= CELLS_PER_GROUP:
-            together = pa.concat_tables(self._pending)
-            whole = self._cells - self._cells % CELLS_PER_GROUP
-            self._write(together.slice(0, whole))
-            self._pending, self._cells = [together.slice(whole)], self._cells - whole
-
-    def _write(self, table: pa.Table) -> None:
-        for start in range(0, table.num_rows, CELLS_PER_GROUP):
-            self._writer.write_table(table.slice(start, CELLS_PER_GROUP).combine_chunks(), CELLS_PER_GROUP)
+    def add(self, rows: pa.RecordBatch | pa.Table) -> None:
+        assert self._table is not None
+        self._table.add(rows)
+        self.ends[-1] += rows.num_rows
 
     def close(self) -> None:
-        import pyarrow as pa
-
-        if self._writer is None:
-            return
-        if self._cells:
-            self._write(pa.concat_tables(self._pending))
-        self._writer.close()
-        self._writer, self._pending, self._cells = None, [], 0
+        if self._table is not None:
+            self._table.close()
 
 
 class ArchiveWriter:
@@ -240,9 +211,9 @@ class ArchiveWriter:
         """Say what obs columns follow; the same as before go on in the same block."""
         self._obs.begin(schema, label)
 
-    def add_obs(self, table: pa.Table) -> None:
+    def add_obs(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Append obs columns."""
-        self._obs.add(table)
+        self._obs.add(rows)
 
     def add_neighbors(self, counts: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> None:
         """Append neighbours of cells: how many each has, and which, numbered over the whole archive."""
