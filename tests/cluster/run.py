@@ -9,8 +9,9 @@ from pathlib import Path
 from ..workflow.project import Project
 from .slurm import Cluster
 
-QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10", "--cores", "4")
+QUICK = ("--latency-wait", "10", "--cores", "4")
 """What a small cluster on one machine need not wait for."""
+WATCHING = Path(__file__).with_name("watching.py")
 
 
 STARTED: list[subprocess.Popen[str]] = []
@@ -21,7 +22,7 @@ def start(project: Project, cluster: Cluster, *args: str) -> subprocess.Popen[st
     """Start ``snakemake --profile profiles/slurm`` in a process group of its own; its output goes to ``run.log``."""
     kept = {k: v for k, v in cluster.environment.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
     environment = kept | {"PATH": f"{cluster.run}/bin:{Path(sys.executable).parent}:{kept['PATH']}"}
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, *args]
+    command = [sys.executable, "-P", str(WATCHING), "--profile", "profiles/slurm", *QUICK, *args]
     with (project.root / "run.log").open("a") as log:
         run = subprocess.Popen(
             command,
