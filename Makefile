@@ -29,7 +29,7 @@ run: setup ## run the workflow on this machine; more options in SNAKEMAKE_ARGS="
 	@$(IN) $(BIN)/cellmill summary
 
 test: .venv/.test-ok ## run the tests; more options in PYTEST_ARGS="-k split"
-	@$(IN) $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(IN) $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: .venv/.test-ok ## measure beside the peers; less in BENCH_ARGS="read --cells 20000"
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)

@@ -9,19 +9,25 @@ from pathlib import Path
 from ..workflow.project import Project
 from .slurm import Cluster
 
-QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10", "--cores", "4")
+QUICK = ("--latency-wait", "10", "--cores", "4")
 """What a small cluster on one machine need not wait for."""
+WATCHING = Path(__file__).with_name("watching.py")
 
 
 STARTED: list[subprocess.Popen[str]] = []
 """Runs of the test at hand; a failed one leaves its run behind."""
 
 
-def start(project: Project, cluster: Cluster, *args: str) -> subprocess.Popen[str]:
-    """Start ``snakemake --profile profiles/slurm`` in a process group of its own; its output goes to ``run.log``."""
+def start(project: Project, cluster: Cluster, *args: str, watching: bool = True) -> subprocess.Popen[str]:
+    """Start ``snakemake --profile profiles/slurm`` in a process group of its own; its output goes to ``run.log``.
+
+    Args:
+        watching: it looks at its jobs every second; else as the plugin does.
+    """
+    program = ("-P", str(WATCHING)) if watching else ("-m", "snakemake")
     kept = {k: v for k, v in cluster.environment.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
     environment = kept | {"PATH": f"{cluster.run}/bin:{Path(sys.executable).parent}:{kept['PATH']}"}
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, *args]
+    command = [sys.executable, *program, "--profile", "profiles/slurm", *QUICK, *args]
     with (project.root / "run.log").open("a") as log:
         run = subprocess.Popen(
             command,

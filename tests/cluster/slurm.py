@@ -182,10 +182,10 @@ class Cluster:
         asked = ("--states", ",".join(states)) if states else ()
         return self.call("squeue", "-h", "-o", "%i", *asked).split()
 
-    def where(self) -> dict[str, tuple[str, str]]:
-        """Of every job there was, by its comment (the rule): ``(partition, node)``."""
-        lines = self.call("squeue", "-h", "--states=all", "-o", "%k|%P|%N").splitlines()
-        return {comment: (partition, node) for comment, partition, node in (line.split("|") for line in lines)}
+    def submitted(self, folder: Path) -> list[tuple[str, str, str]]:
+        """Of every job that was ever submitted from a folder: its comment (rule and wildcards), partition, node."""
+        lines = self.call("squeue", "-h", "--states=all", "-o", "%Z|%k|%P|%N").splitlines()
+        return [(k, p, n) for where, k, p, n in (line.split("|") for line in lines) if where == str(folder)]
 
     def logs(self) -> str:
         """The last lines of every log, for a failed test."""

@@ -1,37 +1,51 @@
-"""The bundled cells through a real SLURM: the same bytes as on one machine."""
+"""The workflow through a real SLURM: the bytes of one machine, and groups of parts that a plan names."""
 
 from __future__ import annotations
 
 import csv
-import time
+import re
 
 import pytest
 
+from ..unit.stages import random_counts, write_raw
 from ..workflow.project import TIMES, Project, digests
 from .run import ended, start
 from .slurm import Cluster
 
+pytestmark = pytest.mark.slow
 GPU = ("--set-resources", "embed_part:slurm_partition=gpu", "embed_part:gpu=1")
 
 
-@pytest.mark.slow
+def _jobs(project: Project) -> list[dict[str, str]]:
+    """A row for each job of the bundled cells: what it took."""
+    with (project.results("pbmc68k") / "report" / "times.tsv").open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _line(profile: str, project: Project, submissions: int | None = None) -> str:
+    """Seconds from start to end as Snakemake says them, and of all its jobs together."""
+    log = min((project.root / ".snakemake" / "log").glob("*.log")).read_text()
+    hours, minutes, seconds = re.findall(r"^Elapsed time: (\d+):(\d+):([\d.]+)", log, re.MULTILINE)[-1]
+    took = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    jobs = _jobs(project)
+    at_work, cpu = (sum(float(row[column] or 0) for row in jobs) for column in ("seconds", "cpu_seconds"))
+    return f"{profile:<16}{len(jobs):>5}{submissions or '–':>13}{took:>9.0f}{at_work:>14.0f}{cpu:>13.0f}"
+
+
 def test_the_cluster_gives_the_bytes_of_one_machine(
     finished: Project, project: Project, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ):
     """Every rule runs in its partition, all of results/ is equal, no job used more memory than it asked for."""
-    before = time.monotonic()
-    ended(start(project, cluster, *GPU), project, cluster)
-    took = time.monotonic() - before
+    ended(start(project, cluster, *GPU), project, cluster, seconds=1200)
     assert digests(project.root / "results", without=TIMES) == digests(finished.root / "results", without=TIMES)
 
-    places = cluster.where()
-    on_gpus = {rule for rule, (partition, _) in places.items() if partition == "gpu"}
+    places = cluster.submitted(project.root)
+    on_gpus = {rule for rule, partition, _ in places if partition == "gpu"}
     assert on_gpus and all("embed" in rule for rule in on_gpus), places
-    assert not [rule for rule, (partition, _) in places.items() if partition == "cpu" and "embed_part" in rule], places
-    assert {node for _, (partition, node) in places.items() if partition == "gpu"} == {"g1"}
+    assert not [rule for rule, partition, _ in places if partition == "cpu" and "embed_part" in rule], places
+    assert {node for _, partition, node in places if partition == "gpu"} == {"g1"}
 
-    with (project.results("pbmc68k") / "report" / "times.tsv").open() as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = _jobs(project)
     assert len({row["rule"] for row in rows}) > 15
     over = {
         r["rule"]: (r["peak_mb"], r["asked_mb"])
@@ -39,8 +53,32 @@ def test_the_cluster_gives_the_bytes_of_one_machine(
         if r["peak_mb"] and float(r["peak_mb"]) + 250 > float(r["asked_mb"])
     }
     assert not over, "a job and Snakemake's own processes beside it need more than was asked for"
-    seconds = sum(float(row["seconds"]) for row in rows)
     with capsys.disabled():
-        print(
-            f"\n{len(rows)} jobs in {len(places)} submissions: {took:.0f} s on SLURM, of which {seconds:.0f} s at work"
-        )
+        print("\nprofile          jobs  submissions  seconds  seconds in all  CPU seconds")
+        print(_line("profiles/local", finished))
+        print(_line("profiles/slurm", project, len(places)))
+
+
+def test_parts_that_a_plan_names_are_grouped_and_run_once(project: Project, cluster: Cluster):
+    """Three parts by two: two submissions for what goes over parts one after another, and no job a second time."""
+    write_raw(project.root / "cells.h5ad", random_counts(300, 500))
+    source = {"kind": "files", "files": {"all": "cells.h5ad"}, "slice": 100}
+    project.write_dataset("sliced", title="Sliced", source=source, exports=[])
+    project.edit_config({"datasets": ["sliced"]})
+    made = "results/sliced/quality/thresholds.json"
+    said = ended(start(project, cluster, "--group-components", "quality=2", "--", made), project, cluster)
+
+    parts = sorted(path.stem for path in (project.results("sliced") / "raw").glob("*.h5ad"))
+    assert len(parts) == 3 and (project.root / made).exists()
+    submissions = said.split("Group job quality")[1:]
+    groups = [re.findall(r"wildcards: dataset=sliced, part=(\w+)", text) for text in submissions]
+    assert sorted(len(set(group)) for group in groups) == [1, 2], said
+    assert sorted(part for group in groups for part in group) == sorted([*parts, *parts]), said
+    submitted = [rule for rule, _, _ in cluster.submitted(project.root)]
+    assert sum("retrieve_part" in rule for rule in submitted) == len(parts), submitted
+    assert len(submitted) == 1 + len(parts) + len(groups) + 1, "the plan, the parts, the groups, the thresholds"
+    runs = {
+        path.relative_to(project.root / "benchmarks").as_posix(): len(path.read_text().splitlines())
+        for path in (project.root / "benchmarks").rglob("*.jsonl")
+    }
+    assert len(runs) == 1 + 3 * len(parts) + 1 and set(runs.values()) == {1}, runs
