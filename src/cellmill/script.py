@@ -1,4 +1,4 @@
-"""The only module that knows ``snakemake``: logging, threads and errors of a job."""
+"""The only module that knows ``snakemake``: logging, threads, the GPU and errors of a job."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellmill.errors import CellmillError
+from cellmill.operations.gpus import take_gpu
 from cellmill.sources.ledger import LEDGER as LEDGER
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Any]:
-    """Run a script's one call: its log goes to the rule's log file, a ``CellmillError`` ends it with one sentence."""
+    """Run a script's one call: its log goes to the rule's log file, a ``CellmillError`` ends it with one sentence.
+
+    A job that asks for a GPU sees one that is no other job's.
+    """
     formatter = logging.Formatter(f"%(asctime)s %(levelname)s {snakemake.rule}: %(message)s", "%Y-%m-%d %H:%M:%S")
     log = logging.getLogger("cellmill")
     log.setLevel(logging.INFO)
@@ -34,6 +38,8 @@ def job(snakemake: Any) -> Iterator[Any]:
     handler.setFormatter(formatter)
     log.addHandler(handler)
     try:
+        if snakemake.resources.get("gpu"):
+            take_gpu()
         yield snakemake
     except CellmillError as error:
         log.error("%s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,24 @@ def geneformer_config(vocabulary: int, **other: Any) -> BertConfig:
 
 
 def save_model(folder: Path, config: BertConfig, *, seed: int = 0, form: str = "safetensors") -> Path:
-    """A masked language model with random weights; ``form``: safetensors, pieces of it, or torch's own file."""
+    """A masked language model with random weights; ``form``: safetensors, torch's own file, or pieces of either."""
+    index: dict[str, str] = {}
     torch.manual_seed(seed)
     model = BertForMaskedLM(config)
     model.save_pretrained(folder, **({"max_shard_size": "20KB"} if form == "pieces" else {}))
-    if form == "torch":
+    if form.startswith("torch"):
         for path in folder.glob("model*.safetensors"):
             path.unlink()
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        weights = model.state_dict()
+        pieces = 3 if form.endswith("pieces") else 1
+        for i in range(pieces):
+            name = f"pytorch_model-{i + 1:05d}-of-{pieces:05d}.bin" if pieces > 1 else "pytorch_model.bin"
+            mine = list(weights)[i::pieces]
+            torch.save({k: weights[k] for k in mine}, folder / name)
+            index |= dict.fromkeys(mine, name)
+        if pieces > 1:
+            said = {"metadata": {}, "weight_map": index}
+            (folder / "pytorch_model.bin.index.json").write_text(json.dumps(said))
     return folder
 
 

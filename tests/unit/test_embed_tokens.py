@@ -138,16 +138,83 @@ def test_a_full_memory_halves_the_batch() -> None:
         list(halving(lambda b: encode(b, 19), batch, full=torch.OutOfMemoryError))
 
 
-@pytest.mark.parametrize("form", ["pieces", "torch"])
-def test_every_format_of_weights_gives_the_same(tmp_path: Path, model: Path, form: str) -> None:
-    """safetensors in one or several files, and PyTorch's own; each file's sha256 is in the manifest."""
-    files = made(tmp_path)
+def test_a_gpu_whose_memory_is_full_goes_on_with_halves(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole step, in batches as on a GPU, of a model whose memory ends at 300 tokens: told, and no cell is lost."""
+    files, pooled = made(tmp_path), Encoder.pooled
     expected = run(tmp_path, files, geneformer(model))
+    shapes = []
+
+    def small(self: Encoder, ids: np.ndarray, *args: Any) -> torch.Tensor:
+        if ids.size > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        shapes.append(ids.shape)
+        return pooled(self, ids, *args)
+
+    monkeypatch.setattr(step, "Plan", lambda _, longest: Plan(700, longest))
+    monkeypatch.setattr(Encoder, "pooled", small)
+    assert np.abs(run(tmp_path, files, geneformer(model)) - expected).max() < 1e-5
+    assert "memory was full at 10 rows of 64 tokens: went on with half or less" in caplog.text
+    assert max(rows * width for rows, width in shapes) <= 300
+    monkeypatch.setattr(step, "Plan", lambda _, longest: Plan(400, longest))
+    monkeypatch.setattr(Encoder, "pooled", lambda *_: small(*_[:1], np.empty((400, 1))))
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(CellmillError, match=r"p\.parquet: the smallest batch does not fit into the GPU's memory"):
+        run(tmp_path, files, geneformer(model))
+    assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError(
+            "CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA`"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    ],
+    ids=["access", "cublas", "cudnn"],
+)
+def test_a_gpu_that_fails_ends_the_job_with_its_part(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """In one sentence, with nothing left behind; Snakemake then starts another process."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Encoder, "pooled", fail)
+    with pytest.raises(CellmillError) as told:
+        run(tmp_path, made(tmp_path), geneformer(model))
+    assert f"p.parquet: the GPU failed ({str(error).splitlines()[0]})." in str(told.value)
+    assert not [path for path in tmp_path.iterdir() if "x." in path.name]
+
+
+def test_an_error_of_the_program_stays_what_it_is(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its traceback in the log."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Encoder, "pooled", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run(tmp_path, made(tmp_path), geneformer(model))
+
+
+@pytest.mark.parametrize("kind", [Geneformer, Transformer])
+@pytest.mark.parametrize("form", ["pieces", "torch", "torch pieces"])
+def test_every_format_of_weights_gives_the_same(
+    tmp_path: Path, model: Path, form: str, kind: type[Geneformer] | type[Transformer]
+) -> None:
+    """safetensors and PyTorch's own, in one or several files; each file's sha256 is in the manifest."""
+    files = made(tmp_path)
+    expected = run(tmp_path, files, kind(tokenizer="t", model=str(model)))
     other = save_model(tmp_path / "other", geneformer_config(SIZE), form=form)
     (other / "training_args.bin").write_bytes(b"not read")
-    assert np.array_equal(run(tmp_path, files, geneformer(other)), expected)
+    assert np.array_equal(run(tmp_path, files, kind(tokenizer="t", model=str(other))), expected)
     said = json.loads((tmp_path / "x.json").read_text())["model"]["files"]
-    assert (len(said) > 3) == (form == "pieces") and "training_args.bin" not in said
+    assert (len(said) > 3) == form.endswith("pieces") and "training_args.bin" not in said
     assert {n: f["sha256"] for n, f in said.items()} == {n: sha256_of(other / n) for n in said}
 
 

@@ -78,6 +78,7 @@ def run(made: Made, folder: Path, spec: OfCells, *, batch: str | None = "donor",
         out, manifest = folder / f"{part}.npy", folder / f"{part}.json"
         given = str(model) if spec.learns else str(reference)
         files = {"genes": made.genes, "model": given, "out": out, "manifest": manifest}
+        files["rates"] = folder / f"{part}.rates"
         embed_scvi(made.file(part, "h5ad"), **files, spec=spec, batch=batch, threads=threads)
         ids = anndata.read_h5ad(made.file(part, "h5ad"), backed="r").obs_names
         vectors.append(pd.DataFrame(np.asarray(embedding.read(out)), index=ids))
@@ -94,6 +95,7 @@ def gather(made: Made, folder: Path, spec: OfCells, *, batch: str | None = "dono
 def fit(folder: Path, spec: OfCells, *, out: Path | None = None) -> None:
     reference = f"{spec.model}/model.pt" if spec.kind == "scvi_reference" else None
     files = {"out": out or folder / "model.pt", "manifest": folder / "manifest.json", "work": folder / "work"}
+    files["rates"] = folder / "fit.rates"
     fit_scvi(folder / "training", model=reference, spec=spec, **files)
 
 
@@ -176,6 +178,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert epochs_of(tmp_path, spec, caplog) == [3]
     assert (tmp_path / "model.pt").read_bytes() == trained.model.read_bytes()
     assert read_json(tmp_path / "manifest.json") == trained.said and not (tmp_path / "work").exists()
+    whole_run, rest = read_json(trained.folder / "fit.rates"), read_json(tmp_path / "fit.rates")
+    assert whole_run["cells"] == 3 * rest["cells"] > 0, "an epoch of three was left"
+    assert 0 < rest["peak_share"] < 1 and 0 < whole_run["tflop_per_s"] < whole_run["peak_tflop_per_s"]
     interrupted(tmp_path, spec, epoch=2, monkeypatch=monkeypatch)
     assert epochs_of(tmp_path, spec.model_copy(update={"n_hidden": 8}), caplog) == [1, 2, 3]
 

@@ -93,6 +93,7 @@ rule embed_tokens:
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
     log:
         "logs/embed_tokens/{dataset}.{embedder}.{part}.log",
+        rates="benchmarks/embed_tokens/{dataset}.{embedder}.{part}.rates.json",
     benchmark:
         "benchmarks/embed_tokens/{dataset}.{embedder}.{part}.jsonl"
     wildcard_constraints:
@@ -147,6 +148,7 @@ rule fit_scvi:
         manifest="results/{dataset}/embedded/{embedder}/model/manifest.json",
     log:
         "logs/fit_scvi/{dataset}.{embedder}.log",
+        rates="benchmarks/fit_scvi/{dataset}.{embedder}.rates.json",
     benchmark:
         "benchmarks/fit_scvi/{dataset}.{embedder}.jsonl"
     wildcard_constraints:
@@ -176,6 +178,7 @@ rule embed_scvi:
         manifest="results/{dataset}/embedded/{embedder}/{part}.json",
     log:
         "logs/embed_scvi/{dataset}.{embedder}.{part}.log",
+        rates="benchmarks/embed_scvi/{dataset}.{embedder}.{part}.rates.json",
     benchmark:
         "benchmarks/embed_scvi/{dataset}.{embedder}.{part}.jsonl"
     wildcard_constraints:

@@ -14,4 +14,5 @@ with script.job(snakemake) as job:
         out=job.output.vectors,
         manifest=job.output.manifest,
         threads=job.threads,
+        rates=job.log.rates,
     )

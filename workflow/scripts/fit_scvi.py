@@ -12,4 +12,5 @@ with script.job(snakemake) as job:
         work=job.params.work,
         out=job.output.model,
         manifest=job.output.manifest,
+        rates=job.log.rates,
     )

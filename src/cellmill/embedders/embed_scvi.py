@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from os import PathLike
@@ -17,8 +19,10 @@ from cellmill.contracts import embedding as contract
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts.counts import CountsPart, to_arrow
 from cellmill.embedders import OfCells
+from cellmill.embedders.device import described, faults_told
 from cellmill.embedders.model_files import revision_of
 from cellmill.embedders.normalize import counts_of
+from cellmill.embedders.rates import Rates, matrix_peak
 from cellmill.embedders.scvi_files import MODEL, SavedModel, read_model
 from cellmill.embedders.scvi_model import Inputs, Latent, categories_of, inputs_of, open_model, text_of
 from cellmill.errors import CellmillError
@@ -26,6 +30,7 @@ from cellmill.files import sha256_of
 from cellmill.progress import progress
 from cellmill.sources.ledger import LEDGER, Ledger
 
+log = logging.getLogger("cellmill")
 BLOCK_ROWS = 4_096
 SHOWN = 5
 """Unknown categories that an error names."""
@@ -41,6 +46,7 @@ def embed_scvi(
     out: str | PathLike[str],
     manifest: str | PathLike[str],
     threads: int = 1,
+    rates: str | PathLike[str] | None = None,
 ) -> None:
     """The latent mean of every kept cell.
 
@@ -48,9 +54,10 @@ def embed_scvi(
         model: the ``model.pt``, of ``fit_scvi`` or of a reference.
         batch: the dataset's batch column.
         threads: how many groups of cells are at work side by side, each in one thread; the bytes are the same.
+        rates: where it is written how fast that was, with the peak of the device, which is measured for it.
 
     Raises:
-        CellmillError: a model that cannot be read, too few of its genes,
+        CellmillError: a model that cannot be read, too few of its genes, a GPU that fails,
             and, where its encoder is told batch and covariates, a category that it was not trained on.
     """
     table, _ = gene_files.read_genes(genes)
@@ -60,8 +67,9 @@ def embed_scvi(
         raise CellmillError(model, "was trained on other genes.", "Delete it and run snakemake again.")
     opened = open_model(saved)
     latent = Latent(opened, device=spec.device, where=model)
-    with CountsPart(processed) as part:
+    with faults_told(processed), CountsPart(processed) as part:
         covariates = _Covariates(part, inputs, saved, opened) if latent.reads_covariates else None
+        device = described(latent.device)
         found = {
             "embedder": spec.model_dump(mode="json"),
             "model": {
@@ -73,9 +81,11 @@ def embed_scvi(
                 "genes_found": inputs.found,
                 "reads_covariates": latent.reads_covariates,
             },
-            "device": latent.described(),
+            "device": device,
             "written_by": {p: version(p) for p in ("numpy", "scvi-tools", "torch")},
         }
+        peak = None if rates is None else matrix_peak(spec.device, "float32", threads=threads)
+        began = time.perf_counter()
         contract.write(
             out,
             manifest,
@@ -84,6 +94,18 @@ def embed_scvi(
             dtype=spec.dtype,
             facts=found,
         )
+        speed = Rates(
+            cells=part.n_cells,
+            tokens=None,
+            operations=part.n_cells * latent.operations,
+            seconds=time.perf_counter() - began,
+            device=device,
+            precision="float32",
+            peak=peak,
+        )
+        log.info("%s", speed)
+        if rates is not None:
+            speed.write(rates)
 
 
 def _vectors(

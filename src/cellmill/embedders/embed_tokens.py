@@ -19,8 +19,10 @@ from cellmill.contracts import vocabulary as vocabulary_files
 from cellmill.contracts.tokens import BIN_TOKENS, TokensPart
 from cellmill.embedders import Geneformer, OfTokens, ScGpt
 from cellmill.embedders.batches import Batch, Plan, fill, fill_values, halving
+from cellmill.embedders.device import described, faults_told
 from cellmill.embedders.encoder import Encoder
 from cellmill.embedders.model_files import files_of, revision_of
+from cellmill.embedders.rates import Rates, matrix_peak
 from cellmill.embedders.scgpt_encoder import ScGptEncoder
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
@@ -41,23 +43,30 @@ def embed_tokens(
     out: str | PathLike[str],
     manifest: str | PathLike[str],
     threads: int = 1,
+    rates: str | PathLike[str] | None = None,
 ) -> None:
     """A vector for every kept cell, by the model of ``spec`` over its tokens.
 
     On the CPU, ``threads`` cells are at work side by side, each in one thread: the bytes are the same for any number.
 
+    Args:
+        rates: where it is written how fast that was, with the peak of the device, which is measured for it.
+
     Raises:
         CellmillError: a model that cannot be read or does not fit the vocabulary,
-            a cell that is left out, has nothing to pool, or is longer than the model takes.
+            a cell that is left out, has nothing to pool, or is longer than the model takes;
+            a GPU that fails, or is too small for one cell.
     """
     laid = vocabulary_files.read(vocabulary, gene_tokens)
-    with TokensPart(tokens) as part:
+    with faults_told(tokens), TokensPart(tokens) as part:
         around = (len(laid.prefix), len(laid.suffix))
         _check_tokens(part, spec, around)
         precision = spec.precision or ("bfloat16" if spec.device == "cuda" else "float32")
         encoder = _encoder(spec, precision)
         _check_model(encoder, spec, laid.tokens, part)
         run = _Run(part, encoder, spec, around, laid.tokens.get("<pad>", 0), threads)
+        peak = None if rates is None else matrix_peak(spec.device, precision, threads=threads)
+        device = described(encoder.device)
         contract.write(
             out,
             manifest,
@@ -71,11 +80,15 @@ def embed_tokens(
                     for i, layer in enumerate(spec.layers)
                 ],
                 "model": _about_model(encoder, spec),
-                "device": encoder.described(),
+                "device": device,
                 "precision": precision,
                 "written_by": {p: version(p) for p in ("numpy", "torch", "transformers")},
             },
         )
+        found = Rates(**run.done, cells=part.n_cells, device=device, precision=precision, peak=peak)
+        log.info("%s; %.1f %% of what the model read was padding", found, run.padding_pct)
+        if rates is not None:
+            found.write(rates)
 
 
 def _encoder(spec: OfTokens, precision: Literal["float32", "bfloat16"]) -> Encoder | ScGptEncoder:
@@ -165,10 +178,18 @@ class _Run:
         self._part, self._encoder, self._spec, self._around, self._pad = part, encoder, spec, around, pad
         self._threads = threads if spec.device == "cpu" else 2  # one prepares a batch while the other's is at work
         self._plan = Plan(spec.batch_tokens if spec.device == "cuda" else 0, encoder.longest or 1 << 30)
+        self.done: dict[str, Any] = {"tokens": 0, "operations": 0.0, "seconds": 0.0}
+        """As of `Rates`, once all windows were taken."""
+        self._padded = 0
+
+    @property
+    def padding_pct(self) -> float:
+        """Of what the model read."""
+        return 100 * (1 - self.done["tokens"] / self._padded) if self._padded else 0.0
 
     def windows(self) -> Iterator[np.ndarray]:
         """Vectors float32 (n, dimensions) of the cells in their order; reading goes on meanwhile."""
-        began, tokens, padded = time.perf_counter(), 0, 0
+        began, done = time.perf_counter(), self.done
         with workers(self._threads) as pool, progress(self._part.n_cells, "cells", "embedding") as counter:
             for columns, offsets in ahead(self._read(), depth=1):
                 vectors = np.empty((len(offsets) - 1, self._encoder.dimensions), np.float32)
@@ -181,17 +202,12 @@ class _Run:
                 calls = InOrder(pool, take=take, calls_per_worker=8)
                 for batch in self._plan.batches(np.diff(offsets)):
                     calls.put(self._embed, batch, columns, offsets)
-                    padded += batch.rows * batch.width
+                    self._padded += batch.rows * batch.width
                 calls.finish()
-                tokens += len(columns[0])
+                done["tokens"] += len(columns[0])
+                done["operations"] += self._encoder.operations(np.diff(offsets))
                 yield vectors
-        seconds = max(time.perf_counter() - began, 1e-9)
-        log.info(
-            "%s cells/s, %s tokens/s, %.1f %% of what the model read was padding",
-            f"{self._part.n_cells / seconds:,.0f}",
-            f"{tokens / seconds:,.0f}",
-            100 * (1 - tokens / max(padded, 1)),
-        )
+        done["seconds"] = time.perf_counter() - began
 
     def _read(self) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         """Each column of a window end to end, ids first, and the offsets int64 (n + 1,) of its cells."""

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cellmill.embedders.device import Device, find_device
 from cellmill.embedders.model_files import CONFIG, weights_of
+from cellmill.embedders.rates import encoder_operations, matrix_weights
 from cellmill.errors import CellmillError
 
 if TYPE_CHECKING:
@@ -25,16 +27,8 @@ class OnDevice:
         CellmillError: no such device.
     """
 
-    def __init__(self, folder: str | Path, device: Literal["cpu", "cuda"]) -> None:
-        import torch
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise CellmillError(
-                folder,
-                "asked for device 'cuda', and PyTorch finds no GPU here.",
-                "Run it on a GPU node (profiles/slurm/config.yaml), or with device: cpu.",
-            )
-        self.device = torch.device(device)
+    def __init__(self, folder: str | Path, device: Device) -> None:
+        self.device = find_device(device, folder)
 
     def there(self, array: np.ndarray) -> torch.Tensor:
         """The array as a tensor on the device."""
@@ -42,14 +36,6 @@ class OnDevice:
 
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def described(self) -> str:
-        """The device in words: vectors are the same to the last bit on the same device only."""
-        import torch
-
-        if self.device.type == "cuda":
-            return f"cuda ({torch.cuda.get_device_name(self.device)})"
-        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
 
 
 class Encoder(OnDevice):
@@ -69,7 +55,7 @@ class Encoder(OnDevice):
         folder: str | Path,
         *,
         layers: Sequence[int],
-        device: Literal["cpu", "cuda"] = "cpu",
+        device: Device = "cpu",
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         import torch
@@ -106,6 +92,7 @@ class Encoder(OnDevice):
             )
         (stack,) = stacks
         del stack[max(1, max(self.depths)) :]
+        self._run_layers, self._run_weights = len(stack), matrix_weights(stack)
 
         def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._seen.states[0] = args[0] if args else kwargs["hidden_states"]
@@ -115,6 +102,10 @@ class Encoder(OnDevice):
                 stack[0].register_forward_pre_hook(before, with_kwargs=True)
             elif depth < self.n_layers:
                 stack[depth - 1].register_forward_hook(self._catch(depth))
+
+    def operations(self, lengths: np.ndarray) -> float:
+        """Floating-point operations over cells of so many tokens, in the layers that are run."""
+        return encoder_operations(lengths, weights=self._run_weights, layers=self._run_layers, width=self.hidden)
 
     def _catch(self, depth: int) -> Any:
         def after(_: Any, __: Any, output: Any) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 from cellmill.contracts import scvi as contract
 from cellmill.contracts.versions import SCVI, TRAINING
 from cellmill.embedders import OfCells
+from cellmill.embedders.device import described, faults_told, find_device
 from cellmill.embedders.gather_training import HELD_OUT, TRAINED, files_of
+from cellmill.embedders.rates import Rates, matrix_peak, matrix_weights
 from cellmill.embedders.scvi_files import MODEL, read_model
 from cellmill.embedders.scvi_model import categories_of, example, extended, quiet, text_of
 from cellmill.errors import CellmillError
@@ -35,6 +37,7 @@ def fit_scvi(
     work: str | PathLike[str],
     out: str | PathLike[str],
     manifest: str | PathLike[str],
+    rates: str | PathLike[str] | None = None,
 ) -> None:
     """Train the model of ``spec``, and write ``model.pt``, which ``SCVI.load`` reads.
 
@@ -43,22 +46,20 @@ def fit_scvi(
         model: the ``model.pt`` of a reference, which is then trained as ``load_query_data`` prepares it.
         work: a folder for the checkpoint of the last epoch, from which an interrupted training goes on;
             gone afterwards.
+        rates: where it is written how fast the epochs of this process were, with the peak of the device.
 
     On a CPU the bytes depend on the cells, the spec and the machine alone, also after an interruption.
     Memory: a few batches, the codes of the batch and covariates of all cells, and the model.
 
     Raises:
-        CellmillError: the loss is not finite, or there is no GPU where one is asked for.
+        CellmillError: the loss is not finite, a GPU fails, or there is none where one is asked for.
     """
     import torch
 
     settings = spec.train
     if settings is None:
         raise ValueError("nothing is trained")
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise CellmillError(
-            out, "asked for device 'cuda', and PyTorch finds no GPU here.", "Run it on a GPU node, or take device: cpu."
-        )
+    device = find_device(spec.device, out)
     facts = contract.read_manifest(training, TRAINING)
     checkpoint = _checkpoint(Path(work), Path(training), spec, model)
     n_cells, batch_size = facts["cells"][TRAINED], settings.batch_size
@@ -69,11 +70,23 @@ def fit_scvi(
     cells = _cells(Path(training), facts, fitted, batch_size=batch_size, seed=settings.seed)
     if checkpoint.exists():
         log.info("going on from the checkpoint of an interrupted training")
-    with quiet():
+    peak = None if rates is None else matrix_peak(spec.device, "float32")
+    with quiet(), faults_told(out):
         from cellmill.embedders.scvi_training import train
 
         epochs = train(fitted, cells, settings, device=spec.device, max_epochs=max_epochs, checkpoint=checkpoint)
     _check_losses(epochs.losses, out)
+    weights = matrix_weights(fitted.module.z_encoder, fitted.module.decoder)
+    speed = Rates(
+        cells=epochs.done * cells.n_train,
+        tokens=None,
+        operations=epochs.done * (3 * cells.n_train + cells.n_val) * 2.0 * weights,  # there, and twice as much back
+        seconds=epochs.seconds,
+        device=described(device),
+        precision="float32",
+        peak=peak,
+    )
+    log.info("%d epochs: %s", epochs.done, speed)
     _save(fitted, epochs.losses, n_cells=n_cells, out=Path(out))
     said = {
         "embedder": spec.model_dump(mode="json"),
@@ -85,6 +98,8 @@ def fit_scvi(
         "written_by": {p: version(p) for p in ("lightning", "numpy", "scvi-tools", "torch")},
     }
     contract.write_manifest(manifest, SCVI, said)
+    if rates is not None:
+        speed.write(rates)
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -15,8 +15,10 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cellmill.embedders.device import Device
 from cellmill.embedders.encoder import OnDevice
 from cellmill.embedders.model_files import SCGPT
+from cellmill.embedders.rates import encoder_operations
 from cellmill.errors import CellmillError
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class ScGptEncoder(OnDevice):
         self,
         folder: str | Path,
         *,
-        device: Literal["cpu", "cuda"] = "cpu",
+        device: Device = "cpu",
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         import torch
@@ -79,6 +81,7 @@ class ScGptEncoder(OnDevice):
         _check(weights_file, found, shapes)
         self._dtype = getattr(torch, precision)
         self._weights = {name: found[name].to(self.device, self._dtype) for name in shapes}
+        self._inner = args["d_hid"]
 
     def _shapes(self, inner: int) -> dict[str, tuple[int, ...]]:
         """Every weight that is used, by the name of PyTorch's own layers."""
@@ -122,6 +125,14 @@ class ScGptEncoder(OnDevice):
             for i in range(self.n_layers):
                 states = self._layer(i, states, keys, last=i + 1 == self.n_layers)
             return F.normalize(states[:, 0].float(), dim=1)
+
+    def operations(self, lengths: np.ndarray) -> float:
+        """Floating-point operations over cells of so many tokens: of the last layer, only ``<cls>`` is followed."""
+        d, tokens = self.hidden, float(lengths.sum())
+        before, after = 3 * d * d, d * d + 2 * d * self._inner  # weights on both sides of the attention
+        whole = encoder_operations(lengths, weights=before + after, layers=1, width=d)
+        values, last = 2 * (d + d * d) * tokens, (2 * before + 4 * d) * tokens + 2 * after * len(lengths)
+        return values + (self.n_layers - 1) * whole + last
 
     def _layer(self, i: int, states: torch.Tensor, keys: torch.Tensor | None, *, last: bool) -> torch.Tensor:
         """One encoder layer; of the last one only the first token is asked for."""

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cellmill.embedders.device import Device, find_device
+from cellmill.embedders.rates import matrix_weights
 from cellmill.embedders.scvi_files import SavedModel
 from cellmill.errors import CellmillError
 
@@ -233,21 +235,13 @@ class Latent:
         CellmillError: no such device, or a model whose latent space has no mean.
     """
 
-    def __init__(self, model: Any, *, device: Literal["cpu", "cuda"], where: object) -> None:
-        import torch
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise CellmillError(
-                where,
-                "asked for device 'cuda', and PyTorch finds no GPU here.",
-                "Run it on a GPU node (profiles/slurm/config.yaml), or with device: cpu.",
-            )
-        self.module = model.module.to(device).eval()
+    def __init__(self, model: Any, *, device: Device, where: object) -> None:
+        self.device, self.rows = find_device(device, where), ROWS[device]
+        self.module = model.module.to(self.device).eval()
         if self.module.latent_distribution != "normal":
             raise CellmillError(
                 where, f"its latent space is '{self.module.latent_distribution}'.", "Take a model with a normal one."
             )
-        self.device, self.rows = torch.device(device), ROWS[device]
         self.dimensions = int(self.module.n_latent)
         self.n_genes = int(self.module.n_input)
         self.reads_covariates = bool(self.module.encode_covariates)
@@ -279,10 +273,7 @@ class Latent:
             means: np.ndarray = found["qz"].loc[:n].cpu().numpy()
         return means
 
-    def described(self) -> str:
-        """The device in words: vectors are the same to the last bit on the same device only."""
-        import torch
-
-        if self.device.type == "cuda":
-            return f"cuda ({torch.cuda.get_device_name(self.device)})"
-        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    @property
+    def operations(self) -> float:
+        """Floating-point operations for a cell: its way through the encoder, two for each weight."""
+        return 2.0 * matrix_weights(self.module.z_encoder)

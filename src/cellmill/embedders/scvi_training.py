@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class Epochs(Callback):
         self._checkpoint, self._seed, self._stopping = checkpoint, seed, stopping
         self.losses: dict[str, list[float]] = {}
         """Of each epoch, by scvi-tools' name."""
+        self.done, self.seconds, self._began = 0, 0.0, 0.0
+        """Epochs of this process, and how long they took, with what is judged and kept after each."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self.losses}
@@ -76,6 +79,7 @@ class Epochs(Callback):
         self.losses = state_dict["losses"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._began = time.perf_counter()
         if self._stopping is not None and self._stopping.stopped_epoch:
             trainer.should_stop = True  # it had stopped before it was interrupted
 
@@ -95,6 +99,7 @@ class Epochs(Callback):
         aside = self._checkpoint.with_suffix(".partial")
         trainer.save_checkpoint(aside)
         os.replace(aside, self._checkpoint)
+        self.done, self.seconds = self.done + 1, time.perf_counter() - self._began
 
 
 def train(model: Any, cells: Cells, spec: Training, *, device: str, max_epochs: int, checkpoint: Path) -> Epochs:

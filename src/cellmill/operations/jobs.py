@@ -82,8 +82,13 @@ def error_in(log: Path) -> str:
 
 
 def measured(folder: Path, dataset: str) -> Iterator[dict[str, Any]]:
-    """What Snakemake measured of each job of a dataset, with ``rule`` and ``job``, in the order of their names."""
+    """What Snakemake measured of each job of a dataset, with ``rule`` and ``job``, in the order of their names.
+
+    Of a job that runs a model also how fast that was: ``{name}.rates.json`` beside its benchmark.
+    """
     for path in sorted((folder / "benchmarks").glob(f"*/{dataset}.*jsonl")):
         said = json.loads(path.read_text().splitlines()[-1])
         job = path.stem.removeprefix(dataset).removeprefix(".")
-        yield {**said, "rule": path.parent.name, "job": job}
+        rates = path.with_suffix(".rates.json")
+        fast = json.loads(rates.read_text()) if rates.exists() else {}
+        yield {**said, **fast, "rule": path.parent.name, "job": job}
