@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from cellmill.embedders import OfCounts
+from cellmill.stages import STAGES
 
 if TYPE_CHECKING:
     from cellmill.config import Project
@@ -20,30 +21,6 @@ if TYPE_CHECKING:
 OWN_BYTES_PER_BYTE = 0.67
 """Size of the h5ad that cellmill writes, per byte of the gzip h5ad by anndata that it was made from: 49.0 of 73.1 MB,
 the first 20,480 cells of the atlas of ``bench/``."""
-STAGES: dict[str, tuple[str, ...]] = {
-    "retrieve": ("retrieve_part",),
-    "quality": ("measure_quality", "read_labels", "set_thresholds", "find_duplicates", "assign_splits"),
-    "process": ("unify_genes", "process_part", "write_ledger"),
-    "genes": ("measure_genes", "rank_genes"),
-    "tokenize": ("build_vocabulary", "tokenize_part"),
-    "embed": ("measure_covariance", "fit_pca", "embed_part"),
-    "export": (
-        "export_hf",
-        "export_mds",
-        "export_hdf5",
-        "export_h5ad",
-        "export_scdl",
-        "export_geneformer",
-        "export_zarr",
-        "export_packed",
-    ),
-    "report": ("draw_report", "write_report"),
-}
-"""Rules by stage. A rule that is not here, or not in ``costs.tsv``, was not measured."""
-
-OF_PARTS = frozenset({"retrieve_part", "measure_quality", "read_labels", "process_part", "measure_genes"})
-OF_PARTS |= {"tokenize_part", "measure_covariance", "embed_part"}
-"""Rules with a job for each part."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +62,12 @@ def estimate(project: Project, dataset: str, *, cells: int, parts: int) -> list[
     stages = []
     for stage, rules in STAGES.items():
         sums = {True: 0.0, False: 0.0}
-        for rule in rules:
+        for rule, wildcards in rules.items():
+            per_part = "part" in wildcards
             cost = measured().get(rule)
             if cost is not None:
-                least = start * (parts if rule in OF_PARTS else 1)
-                sums[rule in OF_PARTS] += max(cost.per_million * cells / 1e6, least) * times.get(rule, 1)
+                least = start * (parts if per_part else 1)
+                sums[per_part] += max(cost.per_million * cells / 1e6, least) * times.get(rule, 1)
         stages.append(StageCost(stage, sums[True], sums[False]))
     return [s for s in stages if s.per_part or s.per_dataset]
 
@@ -106,5 +84,5 @@ def _times(project: Project, dataset: str) -> dict[str, float]:
         "measure_covariance": learning,
         "fit_pca": learning,
         "embed_part": sum(isinstance(e, OfCounts) for e in embedders) / 2,  # measured with two, hvg and pca
-        **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["export"]},
+        **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["exports"]},
     }
