@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
+TAKEN = re.compile(r"took ([\d.]+) s of CPU and (\d+) MB")
 
 
 def ours(path: Path, threads: int = 2) -> None:
@@ -85,19 +86,27 @@ def workflow(
     targets: list[str],
     exports: list[str],
     columns: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     then: Callable[[Path], None] = lambda folder: None,
 ) -> list[dict[str, Any]]:
-    """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, seconds ``s`` and peak ``mb`` each.
+    """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, CPU seconds ``s`` and peak ``mb``.
 
+    Both stand in the last line of each log. CPU seconds depend little on what else the machine does.
     The start of Snakemake and of every job is in the time that the caller measures.
+    ``more`` keys of the dataset; entries of a section of ``config``, such as ``embedders``, are added to those there.
     ``then`` sees the folder before it is deleted.
     """
     folder = Path(tempfile.mkdtemp(dir=paths[0].parent))
     try:
         shutil.copytree(REPO / "config", folder / "config")
         source = {"kind": "files", "files": {str(i): str(path) for i, path in enumerate(paths)}}
-        dataset = {"title": "Atlas", "source": source, "columns": columns or {}, "exports": exports}
+        dataset = {"title": "Atlas", "source": source, "columns": columns or {}, "exports": exports, **(more or {})}
         (folder / "config" / "datasets" / "atlas.yaml").write_text(yaml.safe_dump(dataset))
+        values = yaml.safe_load((folder / "config" / "config.yaml").read_text())
+        for section, entries in (config or {}).items():
+            values[section] |= entries
+        (folder / "config" / "config.yaml").write_text(yaml.safe_dump(values))
         command = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "2"]
         command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]']
         if mirror := os.environ.get("CELLMILL_SHARED_DATA"):  # of outside files that tokenizers need
@@ -107,9 +116,9 @@ def workflow(
         if done.returncode:
             raise SystemExit(done.stderr)
         jobs = []
-        for report in sorted((folder / "benchmarks").rglob("*.jsonl")):
-            job = json.loads(report.read_text().splitlines()[-1])
-            jobs.append({"rule": report.parent.name, "s": float(job["s"]), "mb": float(job["max_rss"] or 0)})
+        for log in sorted((folder / "logs").glob("*/*.log")):
+            cpu, mb = TAKEN.findall(log.read_text())[-1]
+            jobs.append({"rule": log.parent.name, "s": float(cpu), "mb": float(mb)})
         then(folder)
         return jobs
     finally:

@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=30_000, help="of plan: samples of about 8,000 cells")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
-        "--everything", action="store_true", help="of scale: tokens, embeddings, exports and report, too"
+        "--everything", action="store_true", help="of scale: every rule that needs no network and no GPU"
     )
     parser.add_argument("--tables", nargs="+", help="of load: such as memory, or 'random batches'; default: all")
     asked = parser.parse_args()
@@ -82,7 +82,7 @@ def _scale(cells: int, *, everything: bool) -> None:
     paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"\nscale: {cells:,} cells, {size:,.0f} MB gzip h5ad in {len(paths)} files; one run")
-    print(table(paths, cells=cells, everything=everything))
+    print(table(paths, cells=cells, all_rules=everything))
 
 
 def _tokenize(cells: int, runs: int) -> None:

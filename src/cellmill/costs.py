@@ -1,7 +1,7 @@
-"""What a run will cost, from what was measured: seconds per million cells of each rule, and bytes on the disk.
+"""What a run will cost, from what was measured: seconds of each rule by cells and jobs, and bytes on the disk.
 
 ``costs.tsv`` holds the figures of ``docs/scale.md``, of each rule those of the table with the most cells; a test with
-``--fix`` takes them over from there.
+``--fix`` takes them over from there. A rule that no table has is said to be not measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from cellmill.embedders import OfCounts
+from cellmill.embedders import OfCells, OfCounts, OfTokens
+from cellmill.judge.spec import Judge
+from cellmill.sources.stores import is_address
+from cellmill.sources.tahoe import Tahoe
+from cellmill.stages import JOBS, SAME, STAGES
 
 if TYPE_CHECKING:
     from cellmill.config import Project
@@ -20,51 +24,44 @@ if TYPE_CHECKING:
 OWN_BYTES_PER_BYTE = 0.67
 """Size of the h5ad that cellmill writes, per byte of the gzip h5ad by anndata that it was made from: 49.0 of 73.1 MB,
 the first 20,480 cells of the atlas of ``bench/``."""
-STAGES: dict[str, tuple[str, ...]] = {
-    "retrieve": ("retrieve_part",),
-    "quality": ("measure_quality", "read_labels", "set_thresholds", "find_duplicates", "assign_splits"),
-    "process": ("unify_genes", "process_part", "write_ledger"),
-    "genes": ("measure_genes", "rank_genes"),
-    "tokenize": ("build_vocabulary", "tokenize_part"),
-    "embed": ("measure_covariance", "fit_pca", "embed_part"),
-    "export": (
-        "export_hf",
-        "export_mds",
-        "export_hdf5",
-        "export_h5ad",
-        "export_scdl",
-        "export_geneformer",
-        "export_zarr",
-        "export_packed",
-    ),
-    "report": ("draw_report", "write_report"),
-}
-"""Rules by stage. A rule that is not here, or not in ``costs.tsv``, was not measured."""
-
-OF_PARTS = frozenset({"retrieve_part", "measure_quality", "read_labels", "process_part", "measure_genes"})
-OF_PARTS |= {"tokenize_part", "measure_covariance", "embed_part"}
-"""Rules with a job for each part."""
+EPOCHS = 2
+"""Of the training that ``fit_scvi`` was measured with (``bench/scale.py``)."""
+JUDGED = Judge().cells
+"""Cells that ``judge_embedder`` looked at when it was measured, or all where there were fewer."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a rule took: seconds of all its jobs for so many cells, and how many jobs these were."""
+    """What a rule took: seconds of all its jobs for so many cells in so many parts, and how many jobs these were."""
 
     cells: int
+    parts: int
     jobs: int
     seconds: float
-
-    @property
-    def per_million(self) -> float:
-        """Seconds for a million cells."""
-        return self.seconds / self.cells * 1e6
+    start: float
+    """Of them those of the start of a job: what ``assign_splits`` took in the same table, which has little to do."""
 
 
 @cache
 def measured() -> dict[str, Cost]:
-    """Of each rule what it took."""
+    """What each rule took; one of those that do the same stands for all."""
     rows = csv.DictReader((files("cellmill") / "costs.tsv").read_text().splitlines(), delimiter="\t")
-    return {r["rule"]: Cost(int(r["cells"]), int(r["jobs"]), float(r["seconds"])) for r in rows}
+    kinds = {"cells": int, "parts": int, "jobs": int, "seconds": float, "start": float}
+    found = {row["rule"]: Cost(**{k: kind(row[k]) for k, kind in kinds.items()}) for row in rows}
+    return {rule: found[SAME.get(rule, rule)] for rule in JOBS if SAME.get(rule, rule) in found}
+
+
+def seconds_of(rule: str, *, cells: int, parts: int) -> float:
+    """What one run of a measured rule over the dataset takes: the start of its jobs, and so much per cell.
+
+    One run of ``embed_part`` is that of one embedder; of ``judge_embedder`` cells are those that it looks at.
+    """
+    cost, wildcards = measured()[rule], JOBS[rule]
+    per_part = "part" in wildcards
+    runs = 1 if "share" in wildcards else cost.jobs / (cost.parts if per_part else 1)
+    of_cells = min(cost.cells, JUDGED) if rule == "judge_embedder" else cost.cells
+    for_cells = max(cost.seconds - cost.jobs * cost.start, 0) / runs / of_cells * cells
+    return cost.start * (parts if per_part else 1) + for_cells
 
 
 @dataclass(frozen=True)
@@ -74,37 +71,87 @@ class StageCost:
     stage: str
     per_part: float
     per_dataset: float
+    not_measured: tuple[str, ...] = ()
+    """Rules that run, and that nobody knows the cost of."""
 
 
 def estimate(project: Project, dataset: str, *, cells: int, parts: int) -> list[StageCost]:
-    """What each stage of a dataset of so many cells is expected to take, by the measured cost per cell.
-
-    A job takes no less than the start of its process: what ``assign_splits`` took, which has next to nothing to do.
-    """
-    times, start = _times(project, dataset), measured()["assign_splits"].seconds
+    """What each stage of a dataset is expected to take, by the measured cost of a cell and of the start of a job."""
+    spec, times = project.datasets[dataset], _times(project, dataset, cells)
+    looked_at = {"judge_embedder": min(cells, spec.judge.cells if spec.judge else 0)}
+    gpu = _on_gpu(project, dataset)
     stages = []
     for stage, rules in STAGES.items():
-        sums = {True: 0.0, False: 0.0}
-        for rule in rules:
-            cost = measured().get(rule)
-            if cost is not None:
-                least = start * (parts if rule in OF_PARTS else 1)
-                sums[rule in OF_PARTS] += max(cost.per_million * cells / 1e6, least) * times.get(rule, 1)
-        stages.append(StageCost(stage, sums[True], sums[False]))
-    return [s for s in stages if s.per_part or s.per_dataset]
+        sums, unknown = {True: 0.0, False: 0.0}, []
+        for rule, wildcards in rules.items():
+            if times[rule] and (rule not in measured() or rule in gpu):
+                unknown.append(rule)
+            elif times[rule]:
+                seconds = seconds_of(rule, cells=looked_at.get(rule, cells), parts=parts)
+                sums["part" in wildcards] += seconds * times[rule]
+        stages.append(StageCost(stage, sums[True], sums[False], tuple(unknown)))
+    return [s for s in stages if s.per_part or s.per_dataset or s.not_measured]
 
 
-def _times(project: Project, dataset: str) -> dict[str, float]:
-    """How often a rule runs for the dataset, against how often it ran when it was measured."""
+def runs(project: Project, dataset: str) -> dict[str, int]:
+    """How often each rule runs over the dataset, or over each of its parts: 0 where it does not.
+
+    Outside files that are fetched once are not counted: how many there are, only a plan says.
+    """
+    spec = project.datasets[dataset]
     embedders = [project.config.embedders[name] for name in project.embedders_of(dataset)]
-    learning = sum(embedder.kind == "pca" for embedder in embedders)
     exports = [path.partition("/")[0] for path in project.exports_of(dataset)]
-    tokenizers = len(project.tokenizers_of(dataset))
-    return {
-        "build_vocabulary": tokenizers,
-        "tokenize_part": tokenizers,
-        "measure_covariance": learning,
-        "fit_pca": learning,
-        "embed_part": sum(isinstance(e, OfCounts) for e in embedders) / 2,  # measured with two, hvg and pca
-        **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["export"]},
+    drawn, annotated, kept = spec.subset is not None, spec.obs_rules.needed, spec.keep_raw
+    doublets, clips = spec.quality.doublets is not None, spec.variable_genes.clips
+    fitted = sum(e.kind == "pca" and e.learns for e in embedders)
+    trained = sum(isinstance(e, OfCells) and e.learns for e in embedders)
+    judged = len(embedders) if spec.judge_rules is not None else 0
+    often = {"pseudobulk": len(spec.pseudobulk), "tokenizer": len(project.tokenizers_of(dataset))}
+    found = {rule: next((often[w] for w in wildcards if w in often), 1) for rule, wildcards in JOBS.items()}
+    return found | {
+        "plan_dataset": int(spec.source.planned),
+        "retrieve_file": int(isinstance(spec.source, Tahoe) or getattr(spec.source, "slice", None) is not None),
+        "retrieve_part": int(not drawn and kept),
+        "retrieve_passing": int(not drawn and not kept),
+        "retrieve_found": int(drawn),
+        "retrieve_table": sum(is_address(join.table) for join in spec.join),
+        "enrich_samples": int(spec.enrich is not None),
+        "annotate_part": int(annotated and not drawn),
+        "annotate_found": int(annotated and drawn),
+        "draw_subset": int(drawn),
+        "take_subset": int(drawn and kept),
+        "take_passing": int(drawn and not kept),
+        "score_doublets": int(doublets),
+        "draw_doublets": int(doublets),
+        "count_gene_cells": int(spec.genes.min_cells > 0),
+        "fit_clip": int(clips),
+        "measure_clipped": int(clips),
+        "measure_covariance": fitted,
+        "fit_pca": fitted,
+        "embed_part": sum(isinstance(e, OfCounts) for e in embedders),
+        "gather_training": trained,
+        "fit_scvi": trained,
+        "embed_scvi": sum(isinstance(e, OfCells) for e in embedders),
+        "embed_tokens": sum(isinstance(e, OfTokens) for e in embedders),
+        **{rule: exports.count(rule.removeprefix("export_")) for rule in STAGES["exports"]},  # 0 of what publishes
+        "judge_embedder": judged,
+        "compare_embedders": int(judged > 0),
     }
+
+
+def _times(project: Project, dataset: str, cells: int) -> dict[str, float]:
+    """How often each rule runs, against how it was measured: a training by its epochs, were all cells kept."""
+    share = project.datasets[dataset].split.fractions.get("train", 1.0)
+    trainings = [e.train for e in _models(project, dataset) if e.train is not None]
+    epochs = sum(train.epochs(int(cells * share * (1 - train.held_out))) for train in trainings)
+    return {**runs(project, dataset), "fit_scvi": epochs / EPOCHS}
+
+
+def _on_gpu(project: Project, dataset: str) -> set[str]:
+    """Rules of scvi-tools, where one of their models runs on a GPU: they were measured without."""
+    return {"fit_scvi", "embed_scvi"} if any(e.gpus for e in _models(project, dataset)) else set()
+
+
+def _models(project: Project, dataset: str) -> list[OfCells]:
+    embedders = (project.config.embedders[name] for name in project.embedders_of(dataset))
+    return [e for e in embedders if isinstance(e, OfCells)]

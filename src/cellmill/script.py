@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -48,9 +49,26 @@ def job(snakemake: Any) -> Iterator[Any]:
     except Exception:
         log.error("%s", traceback.format_exc())
         raise
+    else:
+        log.info("took %.1f s of CPU and %d MB of memory at its peak", *_taken())
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def _taken() -> tuple[float, int]:
+    """CPU seconds of this process and those that it waited for, and its own peak memory in MB.
+
+    Linux keeps the peak of the program alone; ``getrusage``, which other systems have, begins with the parent's.
+    """
+    used, status = os.times(), Path("/proc/self/status")
+    if status.exists():
+        peak = int(re.findall(r"^VmHWM:\s+(\d+)", status.read_text(), re.MULTILINE)[0]) // 1_000
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1_000_000
+    return used.user + used.system + used.children_user + used.children_system, peak
 
 
 def mirror(snakemake: Any) -> Path | None:

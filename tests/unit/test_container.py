@@ -67,7 +67,7 @@ def test_the_files_of_the_image_are_enough_for_a_run(repo: Path, tmp_path: Path)
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^write_report +1$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^  pbmc68k: 700 cells; 1 part; .+ to download; [\d.]+ core-hours$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  pbmc68k: 700 cells; 1 part; .+ to download; [\d.]+ core-hours", done.stdout, re.MULTILINE)
 
 
 @pytest.fixture

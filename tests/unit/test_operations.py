@@ -15,8 +15,8 @@ import yaml
 from cellmill.cli import main
 from cellmill.operations.failures import said_of_failures
 from cellmill.operations.jobs import LOCK, error_in, jobs
-from cellmill.operations.status import RULES, SHARED
 from cellmill.operations.times import write_times
+from cellmill.stages import JOBS, SAME, SHARED, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 ERROR = "2026-11-21 10:00:00 ERROR process_part: cells.h5ad: X has -1 at cell 3. Take raw counts.\n"
@@ -62,12 +62,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+RULE = re.compile(r"^(?:rule|checkpoint|use rule (\w+) as) (\w+)(?: with)?:\n((?:(?: .*)?\n)+)", re.MULTILINE)
+OUTPUT = re.compile(r"^    output:\n((?:        .*\n)+)", re.MULTILINE)
+
+
 def test_every_rule_belongs_to_a_stage() -> None:
-    """A new rule that `cellmill status` does not count is noticed here."""
+    """A rule that is not entered, in one stage, with what it has a job for each of, is noticed here."""
     text = "".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
-    rules = set(re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.MULTILINE))
-    rules |= set(re.findall(r"^use rule \w+ as (\w+)", text, re.MULTILINE))
-    assert rules == {rule for stage in RULES.values() for rule in stage} | set(SHARED)
+    rules = {name: (like, OUTPUT.search(body)) for like, name, body in RULE.findall(text)}
+    assert len(rules) == len(re.findall(r"^(?:rule|checkpoint|use rule) ", text, re.MULTILINE))
+    jobs_of = {n: set(re.findall(r"{(\w+)}", out[1])) - {"dataset"} for n, (_, out) in rules.items() if out}
+    assert {n: set(wildcards) for n, wildcards in JOBS.items()} == {
+        n: wildcards for n, wildcards in jobs_of.items() if n not in SHARED
+    }
+    assert jobs_of.keys() == rules.keys() >= set(SHARED)
+    assert len(JOBS) == sum(map(len, STAGES.values()))
+    assert SAME == {name: like for name, (like, _) in rules.items() if like}
 
 
 def test_status_counts_files_and_names_the_first_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from cellmill.spec import Column, PositiveInt, Spec
 
+CELLS_OF_400_EPOCHS = 20_000
+"""scvi-tools' rule: up to so many cells 400 epochs, then as many fewer as there are more cells."""
+
 
 class Training(Spec):
     """How a model of scvi-tools is trained on the training cells; names and defaults are those of scvi-tools."""
@@ -30,6 +33,10 @@ class Training(Spec):
     """Epochs over which the weight of the KL divergence rises to 1; `null`: it is 1 from the start."""
     seed: int = 0
     """Of the weights, the held-out cells, the order of the cells and what is sampled."""
+
+    def epochs(self, cells: int) -> int:
+        """Passes over so many cells, at most."""
+        return self.max_epochs or max(1, min(400, round(CELLS_OF_400_EPOCHS / max(cells, 1) * 400)))
 
 
 class CellVae(Spec):

@@ -25,8 +25,6 @@ from cellmill.errors import CellmillError
 from cellmill.files import replacing, sha256_of
 
 log = logging.getLogger("cellmill")
-CELLS_OF_400_EPOCHS = 20_000
-"""scvi-tools' rule: up to so many cells 400 epochs, then as many fewer as there are more cells."""
 
 
 def fit_scvi(
@@ -63,7 +61,7 @@ def fit_scvi(
     facts = contract.read_manifest(training, TRAINING)
     checkpoint = _checkpoint(Path(work), Path(training), spec, model)
     n_cells, batch_size = facts["cells"][TRAINED], settings.batch_size
-    max_epochs = settings.max_epochs or max(1, min(400, round(CELLS_OF_400_EPOCHS / n_cells * 400)))
+    max_epochs = settings.epochs(n_cells)
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     fitted = _new(spec, Path(training), facts) if model is None else extended(read_model(model), _renamed(model, facts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,63 +11,10 @@ from typing import TYPE_CHECKING
 from cellmill.contracts.plan import read_plan
 from cellmill.errors import CellmillError, nearest
 from cellmill.operations.jobs import Job, at_work, jobs
+from cellmill.stages import SHARED, STAGES
 
 if TYPE_CHECKING:
     from cellmill.config import Project
-
-RULES = {
-    "plan": ("plan_dataset",),
-    "raw": (
-        "retrieve_file",
-        "retrieve_part",
-        "retrieve_passing",
-        "retrieve_found",
-        "retrieve_table",
-        "enrich_samples",
-        "annotate_part",
-        "annotate_found",
-        "draw_subset",
-        "take_subset",
-        "take_passing",
-    ),
-    "quality": (
-        "measure_quality",
-        "read_labels",
-        "set_thresholds",
-        "score_doublets",
-        "find_duplicates",
-        "assign_splits",
-    ),
-    "processed": ("count_gene_cells", "unify_genes", "process_part", "write_ledger"),
-    "genes": ("measure_genes", "fit_clip", "measure_clipped", "rank_genes"),
-    "pseudobulk": ("sum_groups", "write_pseudobulk"),
-    "tokenized": ("build_vocabulary", "tokenize_part"),
-    "embedded": (
-        "measure_covariance",
-        "fit_pca",
-        "embed_part",
-        "gather_training",
-        "fit_scvi",
-        "embed_scvi",
-        "embed_tokens",
-    ),
-    "exports": (
-        "export_hf",
-        "export_mds",
-        "export_hdf5",
-        "export_h5ad",
-        "export_scdl",
-        "export_geneformer",
-        "export_zarr",
-        "export_packed",
-        "publish_export",
-        "publish_parts",
-    ),
-    "report": ("write_config", "draw_report", "draw_doublets", "judge_embedder", "compare_embedders", "write_report"),
-}
-"""The rules of each stage, in the order of the workflow."""
-SHARED = ("retrieve_resource", "make_vocabulary")
-"""Rules whose jobs belong to no dataset."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +62,7 @@ def stages(project: Project, dataset: str, mine: list[Job], folder: Path) -> Ite
         yield Stage(name, sum((folder / file).exists() for file in files), len(files), states)
 
 
-def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, Collection[str], list[str]]]:
     """``(stage, rules, files that it ends in)``; a stage for each tokenizer, embedder and export.
 
     Where a plan says which parts there are, and is not made yet, it is the only stage that is known.
@@ -124,26 +71,26 @@ def _files(project: Project, dataset: str, folder: Path) -> Iterator[tuple[str, 
     source = project.datasets[dataset].source
     if source.planned:
         plan = folder / base / "plan.tsv"
-        yield "plan", RULES["plan"], [f"{base}/plan.tsv"]
+        yield "plan", STAGES["plan"], [f"{base}/plan.tsv"]
         if not plan.exists():
             return
         parts = list(read_plan(plan).parts)
     else:
         parts = source.parts()
-    yield "raw", RULES["raw"], [f"{base}/raw/{p}.h5ad" for p in parts]
-    yield "quality", RULES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
-    yield "processed", RULES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]
-    yield "genes", RULES["genes"], [f"{base}/genes/genes.parquet"]
+    yield "raw", STAGES["raw"], [f"{base}/raw/{p}.h5ad" for p in parts]
+    yield "quality", STAGES["quality"], [f"{base}/quality/{p}.parquet" for p in parts]
+    yield "processed", STAGES["processed"], [f"{base}/processed/{p}.h5ad" for p in parts]
+    yield "genes", STAGES["genes"], [f"{base}/genes/genes.parquet"]
     profiles = project.datasets[dataset].pseudobulk
     if profiles:
-        yield "pseudobulk", RULES["pseudobulk"], [f"{base}/pseudobulk/{n}.h5ad" for n in profiles]
+        yield "pseudobulk", STAGES["pseudobulk"], [f"{base}/pseudobulk/{n}.h5ad" for n in profiles]
     for t in project.tokenizers_of(dataset):
-        yield f"tokenized/{t}", RULES["tokenized"], [f"{base}/tokenized/{t}/{p}.parquet" for p in parts]
+        yield f"tokenized/{t}", STAGES["tokenized"], [f"{base}/tokenized/{t}/{p}.parquet" for p in parts]
     for e in project.embedders_of(dataset):
-        yield f"embedded/{e}", RULES["embedded"], [f"{base}/embedded/{e}/{p}.npy" for p in parts]
+        yield f"embedded/{e}", STAGES["embedded"], [f"{base}/embedded/{e}/{p}.npy" for p in parts]
     for x in project.exports_of(dataset):
         yield x, (f"export_{x.partition('/')[0]}",), [f"{base}/{x}/manifest.json"]
-    yield "report", RULES["report"], [f"{base}/report/index.html"]
+    yield "report", STAGES["report"], [f"{base}/report/index.html"]
 
 
 def _of(job: Job, stage: str) -> bool:

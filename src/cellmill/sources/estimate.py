@@ -68,7 +68,8 @@ def in_short(project: Project, dataset: str) -> str:
         said.append(f"{format_bytes(known.bytes)} of raw files, {_size(known.download)} to download")
     if cells is not None:
         stages = estimate(project, dataset, cells=cells, parts=known.parts)
-        said.append(f"{sum(s.per_part + s.per_dataset for s in stages) / 3600:,.2f} core-hours")
+        unknown = ", and what is not measured" if any(s.not_measured for s in stages) else ""
+        said.append(f"{sum(s.per_part + s.per_dataset for s in stages) / 3600:,.2f} core-hours{unknown}")
     return f"{dataset}: {'; '.join(said)}"
 
 
@@ -160,11 +161,17 @@ def _cost(project: Project, dataset: str, cells: int | None, *, cores: int, part
     lines = [f"  {'stage':<18}{'core-hours':>12}  on {cores} cores"]
     wall = 0.0
     for stage in estimate(project, dataset, cells=cells, parts=parts):
-        seconds = stage.per_part / max(1, min(cores, parts)) + stage.per_dataset
+        known, seconds = stage.per_part + stage.per_dataset, stage.per_part / max(1, min(cores, parts))
+        seconds += stage.per_dataset
         wall += seconds
-        lines.append(f"  {stage.stage:<18}{(stage.per_part + stage.per_dataset) / 3600:>12.2f}  {_time(seconds)}")
-    lines.append(f"  {'in all':<18}{'':>12}  {_time(wall)}, and the download")
-    lines.append("  By the cost per cell in docs/scale.md; doublets and what else is not measured there is not in it.")
+        line = f"  {stage.stage:<18}" + (
+            f"{known / 3600:>12.2f}  {_time(seconds)}" if known else f"{'not measured':>12}"
+        )
+        if stage.not_measured:
+            line += f"{', and not measured' if known else ''}: {', '.join(stage.not_measured)}"
+        lines.append(line)
+    lines.append(f"  {'in all':<18}{'':>12}  {_time(wall)}, the download and what is not measured")
+    lines.append("  By the cost per cell in docs/scale.md, of one machine without a GPU.")
     return lines
 
 
