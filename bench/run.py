@@ -61,7 +61,7 @@ def main() -> int:
         elif name == "tokenize":
             _tokenize(asked.cells, asked.runs)
         elif name == "embed":
-            _embed(min(asked.cells, 200), asked.runs)
+            _embed(asked.cells, asked.runs)
         elif name == "load":
             _load(asked.cells, asked.runs, asked.tables)
         elif name == "packed":
@@ -102,11 +102,14 @@ def _tokenize(cells: int, runs: int) -> None:
 def _embed(cells: int, runs: int) -> None:
     import embeddings
 
+    device = embeddings.device()
+    cells, model = min(cells, embeddings.CELLS[device]), embeddings.MODELS[device]
     path = embeddings.prepare(HERE / "data", cells)
-    print(f"\nembed: {cells:,} cells, 6 layers of 256, random weights, on the CPU; {_RUNS.format(runs)}")
-    found: dict[str, list[dict[str, float]]] = {who: [] for who in embeddings.WHO}
+    size = f"{model['num_hidden_layers']} layers of {model['hidden_size']}"
+    print(f"\nembed: {cells:,} cells, {size}, random weights, on {device}; {_RUNS.format(runs)}")
+    found: dict[str, list[dict[str, float]]] = {who: [] for who in embeddings.contenders()}
     for _ in range(runs):
-        for who in embeddings.WHO:
+        for who in found:
             found[who].append(_measured("embed", who, path))
     print(embeddings.table(found, cells))
 

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from cellmill.config import Columns
-from cellmill.contracts import embedding, quality
+from cellmill.contracts import embedding, quality, versions
 from cellmill.contracts.counts import CountsPart
-from cellmill.embedders import Hvg
+from cellmill.embedders import GeneList, Hvg
 from cellmill.embedders.embed import embed_part
 from cellmill.errors import CellmillError
 from cellmill.exports import HfTokens
@@ -30,7 +30,7 @@ from cellmill.report import figures, sample, umap
 from cellmill.report.figures import DrawnFrom, Figures, draw_report
 from cellmill.report.loading import how_to_load
 from cellmill.report.page import CAPTIONS, WrittenFrom, share, write_report
-from cellmill.tokenizers import Rank
+from cellmill.tokenizers import Rank, ScGpt
 from cellmill.tokenizers.tokenize import build_vocabulary, tokenize_part
 
 from .stages import Made, make, random_counts, split_raw, three_parts, write_raw
@@ -297,6 +297,39 @@ def written_from(made: Made, drawn: dict[str, bytes]) -> WrittenFrom:
         genes=made.genes,
         config=base / "config.json",
     )
+
+
+def test_genes_that_are_asked_for_and_absent_stand_on_the_page(made: Made, written_from: WrittenFrom, tmp_path: Path):
+    """Of a list, of a vocabulary from outside and of a model: asked, found, absent, and the first names."""
+    genes = pd.read_parquet(made.genes)
+    known = genes["gene_symbol"].where(genes["gene_symbol"].fillna("") != "", genes["gene_id"]).tolist()[:3]
+    absent = [f"OTHER{i}" for i in range(12)]
+    part, manifest = made.parts[0], tmp_path / "panel" / "0.json"
+    panel = GeneList(genes=[*known, *absent], min_found=0.1)
+    vectors = manifest.with_suffix(".npy")
+    embed_part(made.file(part, "h5ad"), genes=made.genes, files=[], spec=panel, out=vectors, manifest=manifest)
+    words = ["<pad>", "<cls>", "<eoc>", *known, "NOTHERE"]
+    write_json(tmp_path / "words.json", {word: i for i, word in enumerate(words)})
+    folder = tmp_path / "theirs"
+    files = {"out": folder / "vocabulary.json", "out_genes": folder / "gene_tokens.parquet"}
+    build_vocabulary(made.genes, files={"vocabulary": str(tmp_path / "words.json")}, spec=ScGpt(), **files)
+    reference = tmp_path / "census" / "0.json"
+    model = {"kind": "SCVI", "genes": 2000, "genes_found": 1998}
+    embedder = {"kind": "scvi_reference"}
+    write_json(reference, {"contract": str(versions.EMBEDDING), "embedder": embedder, "model": model})
+    asked = {"embeddings": [manifest, reference], "vocabularies": [files["out"]], "gene_tokens": [files["out_genes"]]}
+    text = write(dataclasses.replace(written_from, **asked), tmp_path / "index.html")
+    found = {
+        row[0]: row[1:]
+        for row in (re.findall(r"<td[^>]*>(.*?)</td>", line) for line in text.splitlines())
+        if row and row[0].startswith(("embedder ", "tokenizer "))
+    }
+    assert found == {
+        "embedder panel": ["15", "3", "20.0 %", "12", ", ".join(absent[:10]) + ", …"],
+        "embedder census": ["2,000", "1,998", "99.9 %", "2", "named in the logs of <code>embed_scvi</code>"],
+        "tokenizer theirs": ["4", "3", "75.0 %", "1", "NOTHERE"],
+    }
+    assert "genes asked for by" not in write(written_from, tmp_path / "without.html")
 
 
 def write(made: WrittenFrom, out: Path, **said: Any) -> str:

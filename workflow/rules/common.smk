@@ -681,5 +681,22 @@ def all_tokens(wildcards):
     return expand(pattern, t=PROJECT.tokenizers_of(wildcards.dataset), p=parts_of(wildcards))
 
 
+def embedding_manifests(wildcards):
+    """Of each embedder that of one part: what it says of genes is the same in all."""
+    pattern = f"results/{wildcards.dataset}/embedded/{{e}}/{{p}}.json"
+    return expand(pattern, e=PROJECT.embedders_of(wildcards.dataset), p=parts_of(wildcards)[:1])
+
+
+def outside_vocabularies(name):
+    """An input function: a file of each tokenizer of the dataset whose vocabulary is from outside."""
+
+    def files(wildcards):
+        tokenizers = PROJECT.tokenizers_of(wildcards.dataset)
+        from_outside = [t for t in tokenizers if PROJECT.config.tokenizers[t].needs()]
+        return expand(f"results/{wildcards.dataset}/tokenized/{{t}}/{name}", t=from_outside)
+
+    return files
+
+
 def export_manifests(wildcards):
     return [f"results/{wildcards.dataset}/{path}/manifest.json" for path in PROJECT.exports_of(wildcards.dataset)]

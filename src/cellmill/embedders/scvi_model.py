@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellmill.embedders.device import Device, find_device
+from cellmill.embedders.find_genes import SHOWN
 from cellmill.embedders.rates import matrix_weights
 from cellmill.embedders.scvi_files import SavedModel
 from cellmill.errors import CellmillError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from cellmill.embedders import OfCells, ScviReference
 
+log = logging.getLogger("cellmill")
 ROWS = {"cpu": 192, "cuda": 4_096}
 """Cells that go through a model together, always as many: a product may round a row differently in another shape.
 192 is a multiple of the heights of the tiles that products on a CPU are made of, so that no row stands in a rest."""
@@ -102,6 +104,10 @@ def _slots(spec: ScviReference, genes: pd.DataFrame, saved: SavedModel) -> np.nd
             f"'{saved.var_names[0]}'; at least {spec.min_genes_found:.0%} are asked for.",
             f"It is looked up by {spec.gene_names}: see gene_names, genes.table and min_genes_found.",
         )
+    if found < len(saved.var_names):
+        absent = [saved.var_names[i] for i in np.setdiff1d(np.arange(len(saved.var_names)), slots)]
+        shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")
+        log.warning("%s: %d of its %d genes are not there: %s", saved.path, len(absent), len(saved.var_names), shown)
     return slots
 
 

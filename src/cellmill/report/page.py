@@ -31,6 +31,7 @@ from cellmill.exports.export import drawn_from, gene_names, name_rows
 from cellmill.files import format_bytes, read_json, replacing
 from cellmill.quality.ledger import account, account_by_batch
 from cellmill.quality.names import in_order, metric_of
+from cellmill.report.asked import of_embedders, of_tokenizers
 from cellmill.report.embedders import TITLES, compared
 from cellmill.report.loading import how_to_load
 
@@ -95,6 +96,12 @@ class WrittenFrom:
     """``pseudobulk/{name}.h5ad``, where the dataset asks for profiles."""
     doublets: Sequence[File] = ()
     """Doublet scores, where the dataset looks for them."""
+    embeddings: Sequence[File] = ()
+    """``embedded/{embedder}/{part}.json`` of one part of each: the folder names the embedder."""
+    vocabularies: Sequence[File] = ()
+    """``tokenized/{tokenizer}/vocabulary.json`` of tokenizers whose vocabulary is from outside."""
+    gene_tokens: Sequence[File] = ()
+    """The gene tokens of each of these."""
     judged: Sequence[File] = ()
     """What every embedder scores, where there is something to judge by."""
 
@@ -144,6 +151,8 @@ def write_report(made: WrittenFrom, *, dataset: str, title: str, splits: Sequenc
         "doublets": _doublets(DoubletScores(made.doublets)) if "doublets" in checked else None,
         "exports": [_export(said, dataset) for said in exports],
         "tokenizers": _tokenizers(made.tokens, config),
+        "asked": [*of_embedders(made.embeddings), *of_tokenizers(made.vocabularies, made.gene_tokens)],
+        "names_shown": NAMES_SHOWN,
         "judged": _judged(made.judged),
         "not_judged": _why_not_judged(config),
         "figures": {Path(path).stem: _figure(path) for path in made.figures},
