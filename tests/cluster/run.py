@@ -18,16 +18,14 @@ STARTED: list[subprocess.Popen[str]] = []
 """Runs of the test at hand; a failed one leaves its run behind."""
 
 
-def start(project: Project, cluster: Cluster, *args: str, watching: bool = True) -> subprocess.Popen[str]:
+def start(project: Project, cluster: Cluster, *args: str) -> subprocess.Popen[str]:
     """Start ``snakemake --profile profiles/slurm`` in a process group of its own; its output goes to ``run.log``.
 
-    Args:
-        watching: it looks at its jobs every second; else as the plugin does.
+    It looks at its jobs every second.
     """
-    program = ("-P", str(WATCHING)) if watching else ("-m", "snakemake")
     kept = {k: v for k, v in cluster.environment.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
     environment = kept | {"PATH": f"{cluster.run}/bin:{Path(sys.executable).parent}:{kept['PATH']}"}
-    command = [sys.executable, *program, "--profile", "profiles/slurm", *QUICK, *args]
+    command = [sys.executable, "-P", str(WATCHING), "--profile", "profiles/slurm", *QUICK, *args]
     with (project.root / "run.log").open("a") as log:
         run = subprocess.Popen(
             command,

@@ -29,6 +29,7 @@ from cellmill.embedders.model_files import model_files
 from cellmill.genes.files import gene_list, gene_set_files, gene_table
 from cellmill.operations.dag import look_up_inputs, mend_groups
 from cellmill.operations.failures import cancel_leftovers, said_of_failures
+from cellmill.operations.slurm import mend_looks
 from cellmill.operations.times import write_times
 from cellmill.sources.estimate import in_short
 from cellmill.sources.files import shared_file, shared_files
@@ -40,6 +41,8 @@ from cellmill.vocabularies.files import vocabulary_file
 STARTED = time.time()
 mend_groups(DAG, WorkflowError)
 look_up_inputs(InputFiles)
+if "snakemake_executor_plugin_slurm" in sys.modules:  # Snakemake loads all plugins that are installed
+    mend_looks(sys.modules["snakemake_executor_plugin_slurm"])
 # Of the millions of objects of a large DAG none goes away: looking for such takes a fifth of the time.
 gc.set_threshold(100_000, 50, 50)
 
