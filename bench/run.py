@@ -35,6 +35,7 @@ MEASUREMENTS = {
     "load": (),
     "packed": (),
     "disk": (),
+    "memory": (),
     "plan": (),
 }
 """Name: who is measured, the last is the peer; those without one have tables of their own."""
@@ -68,6 +69,8 @@ def main() -> int:
             _packed(asked.cells, asked.runs)
         elif name == "disk":
             _disk(asked.cells)
+        elif name == "memory":
+            _memory(asked.cells)
         elif name == "plan":
             _plan(asked.samples, everything=asked.everything)
         else:
@@ -166,6 +169,15 @@ def _disk(cells: int) -> None:
     paths = parts(HERE / "data" / f"atlas_{cells}", cells=cells)
     print(f"\ndisk: {cells:,} cells in {len(paths)} files, every export of config/config.yaml; one run")
     print(table(paths, cells=cells))
+
+
+def _memory(cells: int) -> None:
+    from atlas import atlas
+    from memory import table
+
+    sizes = (cells // 10, cells)
+    print("\nmemory: each atlas in one file and one part; one run")
+    print(table({n: atlas(HERE / "data" / f"atlas_{n}.h5ad", cells=n) for n in sizes}))
 
 
 def _plan(samples: int, *, everything: bool) -> None:
