@@ -88,13 +88,17 @@ def test_more_time_than_asked_for_is_tried_again_with_more(cells: Project, held:
 
 
 def test_the_controller_may_be_started_again(cells: Project, held: Held, cluster: Cluster):
-    run = start(cells, cluster, RAW)
+    """It is away until a look at the jobs has gone unanswered: they are looked at again, and nothing is done twice."""
+    run = start(cells, cluster, "--slurm-status-attempts", "1", "--", RAW)
     held.until_asked(run)
     cluster.stop_daemon("slurmctld")
-    time.sleep(10)  # long enough for a look at the jobs that nobody answers
+    until, log = time.monotonic() + 120, cells.root / "run.log"
+    while "SLURM does not answer" not in log.read_text():
+        assert run.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.5)
     cluster.start_controller()
     held.release()
-    assert "SLURM does not answer" in ended(run, cells, cluster)
+    ended(run, cells, cluster)
     assert held.asked == 1, "the job went on while the controller was away"
     _whole(cells, held)
 
