@@ -183,7 +183,7 @@ def test_plan_says_what_a_dataset_comes_to(
     assert main(["plan", "pbmc68k", "--cores", "2"]) == 0
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["parts"] == ["1"] and lines["cells"] == ["700"] and lines["download"] == ["0", "B"]
-    assert {"retrieve", "quality", "process", "genes", "tokenize", "embed", "export", "report"} <= lines.keys()
+    assert {"raw", "quality", "processed", "genes", "tokenized", "embedded", "exports", "report"} <= lines.keys()
 
 
 def test_plan_of_no_dataset_is_a_sentence(
