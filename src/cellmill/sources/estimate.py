@@ -159,8 +159,8 @@ def _cost(project: Project, dataset: str, cells: int | None, *, cores: int, part
     if cells is None:
         return ["  What it costs is not known, as its cells are not."]
     lines = [f"  {'stage':<18}{'core-hours':>12}  on {cores} cores"]
-    wall = 0.0
-    for stage in estimate(project, dataset, cells=cells, parts=parts):
+    wall, stages = 0.0, estimate(project, dataset, cells=cells, parts=parts)
+    for stage in stages:
         known, seconds = stage.per_part + stage.per_dataset, stage.per_part / max(1, min(cores, parts))
         seconds += stage.per_dataset
         wall += seconds
@@ -170,7 +170,8 @@ def _cost(project: Project, dataset: str, cells: int | None, *, cores: int, part
         if stage.not_measured:
             line += f"{', and not measured' if known else ''}: {', '.join(stage.not_measured)}"
         lines.append(line)
-    lines.append(f"  {'in all':<18}{'':>12}  {_time(wall)}, the download and what is not measured")
+    unknown = " and what is not measured" if any(stage.not_measured for stage in stages) else ""
+    lines.append(f"  {'in all':<18}{'':>12}  {_time(wall)}, beside the download{unknown}")
     lines.append("  By the cost per cell in docs/scale.md, of one machine without a GPU.")
     return lines
 
