@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cellmill.embedders import OfCells, OfCounts, OfTokens
 from cellmill.judge.spec import Judge
+from cellmill.sources.census import Census
 from cellmill.sources.stores import is_address
 from cellmill.sources.tahoe import Tahoe
 from cellmill.stages import JOBS, SAME, STAGES
@@ -101,6 +102,7 @@ def runs(project: Project, dataset: str) -> dict[str, int]:
     spec = project.datasets[dataset]
     embedders = [project.config.embedders[name] for name in project.embedders_of(dataset)]
     exports = [path.partition("/")[0] for path in project.exports_of(dataset)]
+    cuts = isinstance(spec.source, Census | Tahoe) or getattr(spec.source, "slice", None) is not None
     drawn, annotated, kept = spec.subset is not None, spec.obs_rules.needed, spec.keep_raw
     doublets, clips = spec.quality.doublets is not None, spec.variable_genes.clips
     fitted = sum(e.kind == "pca" and e.learns for e in embedders)
@@ -110,7 +112,7 @@ def runs(project: Project, dataset: str) -> dict[str, int]:
     found = {rule: next((often[w] for w in wildcards if w in often), 1) for rule, wildcards in JOBS.items()}
     return found | {
         "plan_dataset": int(spec.source.planned),
-        "retrieve_file": int(isinstance(spec.source, Tahoe) or getattr(spec.source, "slice", None) is not None),
+        "retrieve_file": int(cuts),
         "retrieve_part": int(not drawn and kept),
         "retrieve_passing": int(not drawn and not kept),
         "retrieve_found": int(drawn),
