@@ -154,7 +154,7 @@ def test_types_are_those_that_exports_are_promised(one: Rows, tmp_path: Path) ->
     assert schema.field("counts").type.value_type == pa.from_numpy_dtype(one.header.counts_dtype)
 
 
-@pytest.mark.parametrize("bucket_bytes", [1 << 28, 30_000, 2_000])
+@pytest.mark.parametrize("bucket_bytes", [1 << 28, 30_000, 2_000, 100])
 def test_rows_do_not_depend_on_parts_or_buckets(one: Rows, three: Rows, tmp_path: Path, bucket_bytes: int) -> None:
     """One part or three, in memory or in buckets on disk."""
     expected = gather(one, tmp_path / "a")

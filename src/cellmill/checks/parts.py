@@ -124,7 +124,7 @@ def _ids_of(path: Path) -> pa.Array | None:
     if not path.is_file():
         return None
     with CountsPart(path) as part:
-        return part.obs_table()["cell_id"].combine_chunks().cast(pa.large_string())
+        return part.cell_ids
 
 
 def _aligned(ids: pa.Array | None, beside: Path) -> str:

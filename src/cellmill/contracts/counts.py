@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
@@ -141,14 +141,23 @@ class CountsPart:
                 vector.prefetch(lo, hi)
             yield start, stop, counts
 
-    def obs_table(self) -> pa.Table:
-        """Obs as Arrow: ``cell_id`` first, categories as strings, integers as int64, floats as float64."""
+    def obs_table(self, columns: Sequence[str] | None = None, rows: slice = slice(None)) -> pa.Table:
+        """Obs as Arrow, read column by column: text and categories are string, integers int64, floats float64.
+
+        Args:
+            columns: ``cell_id`` may be one; None: ``cell_id`` and all others.
+        """
         import pyarrow as pa
 
-        columns: dict[str, pa.Array] = {"cell_id": pa.array(self.obs.index.astype(str), pa.large_string())}
-        for name, values in self.obs.items():
-            columns[str(name)] = to_arrow(values)
-        return pa.table(columns)
+        from cellmill.matrix.tables import column_names, read_column
+
+        obs = self._file["obs"]
+        index = obs.attrs["_index"]
+        found = {}
+        for name in ["cell_id", *column_names(obs)] if columns is None else columns:
+            values = to_arrow(read_column(obs, index if name == "cell_id" else name, rows))
+            found[name] = values.cast(pa.large_string()) if name == "cell_id" else values
+        return pa.table(found)
 
 
 def to_arrow(values: pd.Series) -> pa.Array:

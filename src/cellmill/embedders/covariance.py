@@ -80,7 +80,7 @@ def measure_covariance(
     upper = np.triu_indices(p)
     sums, high, low = np.zeros(p, np.int64), np.zeros((p, p), np.int64), np.zeros((p, p), np.int64)
     with CountsPart(processed, threads=threads) as part, progress(part.n_cells, "cells", "covariance") as counter:
-        training = (part.obs["split"] == "train").to_numpy()
+        training = (part.column("split") == "train").to_numpy()
         blocks = part.blocks(BLOCK_ROWS)
         for start, stop, counts in blocks if threads == 1 else ahead(blocks):
             products = np.zeros((p, p), np.int64)

@@ -159,7 +159,7 @@ def _scan(parts: Sequence[str | PathLike[str]], inputs: Inputs) -> _Scan:
             for value, n in split.value_counts().items():
                 cells[str(value)] = cells.get(str(value), 0) + int(n)
             training = pa.array((split == "train").to_numpy())
-            obs = part.obs_table().select(asked)
+            obs = part.obs_table(asked)
             dtype = part.dtype
         for name in asked:
             column = obs[name].filter(training)

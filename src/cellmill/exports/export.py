@@ -184,5 +184,5 @@ def _label_counts(parts: Sequence[PartFiles], about: About) -> dict[str, int]:
     total: Counter[str] = Counter()
     for part in parts:
         with CountsPart(part.processed) as counts:
-            total.update({str(k): int(v) for k, v in counts.obs[label].value_counts(dropna=False).items() if v})
+            total.update({str(k): int(v) for k, v in counts.column(label).value_counts(dropna=False).items() if v})
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))

@@ -35,7 +35,7 @@ def typed_obs(parts: Sequence[PartFiles], obs: pa.Schema, *, max_classes: int) -
         if not (texts or ranges):
             break
         with CountsPart(part.processed) as counts:
-            table = counts.obs_table().select([*texts, *ranges])
+            table = counts.obs_table([*texts, *ranges])
         for name in [*texts]:
             texts[name].update(v for v in pc.unique(table[name].cast(pa.string())).to_pylist() if v is not None)
             if len(texts[name]) > max_classes:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from cellmill.exports.spill import Spill
+
 
 @dataclass(frozen=True)
 class Header:
@@ -65,8 +67,12 @@ def token_column(tokenizer: str, column: str) -> str:
 
 
 BLOCK_ROWS = 4_096
+OBS_ROWS = 1 << 16
+"""Rows of obs that are read at once, as many as a chunk of the file has."""
 EMITTED_ROWS = 4_096
-BUCKET_BYTES = 256 << 20
+EMITTED_BYTES = 16 << 20
+"""Rows are given on by as many as this, or ``EMITTED_ROWS`` where these are fewer."""
+BUCKET_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def ordered(
     That order is a shuffle, and the same for the same cells in any parts.
     It is made in two passes in bounded memory: rows go to buckets by the first bits of their hash (on the disk of
     ``scratch``, where there is more than one bucket), then each bucket is sorted by itself.
+    Memory: a block of rows or two buckets, and 8 bytes for each cell of a part.
 
     Args:
         columns: what ``needs`` returned.
@@ -99,40 +106,35 @@ def ordered(
         threads: how many inflate counts while others are spilled.
             Later, rows are sorted in a thread of their own, while the caller writes those before them.
     """
-    import numpy as np
+    from cellmill.exports.spill import Spill
 
-    n_buckets = 1
-    while sum(_bytes(p, columns, header.widths) for p in parts) > bucket_bytes * n_buckets:
-        n_buckets *= 2
-    spill = _Spill(scratch, header, n_buckets)
-    total = sum(header.cells.values())
-    with progress(total, "cells", "gathering") as counter:
+    total = sum(_bytes(p, columns, header.widths) for p in parts)
+    spill = Spill(scratch, list(header.cells), bits=(max(total - 1, 0) // bucket_bytes).bit_length())
+    with progress(sum(header.cells.values()), "cells", "gathering") as counter:
         for part in parts:
-            for batch, keys, splits in _blocks(part, header, columns, threads):
-                bucket = (keys >> np.uint64(65 - n_buckets.bit_length())) if n_buckets > 1 else np.zeros_like(keys)
-                spill.add(batch, splits, bucket.astype(np.int64))
+            for batch, splits in _blocks(part, header, columns, threads):
+                spill.add(batch, splits)
                 counter.update(batch.num_rows)
-    yield from ahead(_sorted(spill, header))
+    yield from ahead(_sorted(spill, list(header.cells)))
 
 
-def _sorted(spill: _Spill, header: Header) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The rows of every bucket in their order, ``EMITTED_ROWS`` at once."""
+def _sorted(spill: Spill, splits: list[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of every bucket in their order, some thousands at once."""
     import numpy as np
 
     from cellmill.exports.gather import take_rows
 
-    for split in header.cells:
-        for number in range(spill.n_buckets):
-            batch = spill.take(split, number)
-            if batch is None:
-                continue
+    for split in splits:
+        for batch in spill.buckets(split):
             keys = batch["_key"].to_numpy()
             order = np.argsort(keys)
             if (np.diff(keys[order]) == 0).any():
                 order = pc.sort_indices(batch, sort_keys=[("_key", "ascending"), ("cell_id", "ascending")]).to_numpy()
             batch = batch.drop_columns(["_key"])
-            for start in range(0, batch.num_rows, EMITTED_ROWS):
-                yield split, take_rows(batch, order[start : start + EMITTED_ROWS])
+            rows = max(1, min(EMITTED_ROWS, EMITTED_BYTES * batch.num_rows // max(batch.nbytes, 1)))
+            for start in range(0, batch.num_rows, rows):
+                yield split, take_rows(batch, order[start : start + rows])
+            del batch, keys  # before the next is read
 
 
 def _bytes(part: PartFiles, columns: tuple[str, ...], widths: dict[str, int]) -> int:
@@ -147,8 +149,8 @@ def _bytes(part: PartFiles, columns: tuple[str, ...], widths: dict[str, int]) ->
 
 def _blocks(
     part: PartFiles, header: Header, columns: tuple[str, ...], threads: int
-) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
-    """Blocks of a part as Arrow, their keys (n,) uint64 and splits (n,) codes."""
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """Blocks of a part as Arrow, with their keys, and int8 (n,): the position of each row's split."""
     import numpy as np
 
     from cellmill.contracts import embedding
@@ -156,26 +158,28 @@ def _blocks(
     from cellmill.contracts.tokens import TokensPart
     from cellmill.keys import hash_strings
 
-    names = list(header.cells)
+    names = pa.array(list(header.cells), pa.string())
     with ExitStack() as stack:
         counts = stack.enter_context(CountsPart(part.processed, threads=threads))
         read = {c.split(":")[1] for c in columns if c.startswith("tokens:")}
         tokens = {n: stack.enter_context(TokensPart(part.tokens[n])) for n in part.tokens if n in read}
         vectors = {n: embedding.read(part.embeddings[n]) for n in part.embeddings if f"embedding:{n}" in columns}
-        obs = counts.obs_table()
         for name, aligned in [*((n, t.n_cells) for n, t in tokens.items()), *((n, len(v)) for n, v in vectors.items())]:
             if aligned != counts.n_cells:
                 raise CellmillError(
                     part.processed, f"{counts.n_cells} cells, but '{name}' has {aligned}.", "Run snakemake again."
                 )
-        ids = obs["cell_id"].combine_chunks()
-        keys = hash_strings(ids, seed=0, purpose="order")
-        split_of = {name: code for code, name in enumerate(names)}
-        codes = np.array([split_of[s] for s in counts.obs["split"].cat.categories], np.int8)
-        splits = codes[counts.obs["split"].cat.codes.to_numpy()]
         inflated = counts.blocks(BLOCK_ROWS) if "counts" in columns else None  # they cost the most, and few need none
         for start, stop in counts.bounds(BLOCK_ROWS):
-            rows: dict[str, pa.Array] = {"cell_id": ids[start:stop], "_key": pa.array(keys[start:stop])}
+            if start % OBS_ROWS == 0:
+                obs = counts.obs_table(
+                    list(dict.fromkeys(["cell_id", "split", *header.obs.names])), slice(start, start + OBS_ROWS)
+                )
+            mine = obs.slice(start % OBS_ROWS, stop - start)
+            ids = mine["cell_id"].combine_chunks()
+            keys = hash_strings(ids, seed=0, purpose="order")
+            splits = pc.index_in(mine["split"], names).to_numpy().astype(np.int8)
+            rows: dict[str, pa.Array] = {"cell_id": ids, "_key": pa.array(keys)}
             if inflated is not None:
                 _, _, matrix = next(inflated)
                 offsets = pa.array(matrix.indptr.astype(np.int64))
@@ -193,12 +197,12 @@ def _blocks(
                 flat = pa.array(np.ascontiguousarray(array[start:stop], np.float32).ravel(), pa.float32())
                 rows[f"embedding:{name}"] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
             for field_ in header.obs:
-                rows[field_.name] = obs[field_.name].slice(start, stop - start).combine_chunks().cast(field_.type)
+                rows[field_.name] = mine[field_.name].combine_chunks().cast(field_.type)
             batch = pa.RecordBatch.from_pydict(rows)
             if there.all():
-                yield batch, keys[start:stop], splits[start:stop]
+                yield batch, splits
             else:
-                yield batch.filter(pa.array(there)), keys[start:stop][there], splits[start:stop][there]
+                yield batch.filter(pa.array(there)), splits[there]
 
 
 def left_out(parts: Sequence[PartFiles]) -> dict[str, int]:
@@ -217,54 +221,11 @@ def left_out(parts: Sequence[PartFiles]) -> dict[str, int]:
                     out |= file.rows(0, file.n_cells, ["left_out"])["left_out"].to_numpy()
         if np.any(out):
             with CountsPart(part.processed) as counts:
-                found = counts.obs["split"][out].value_counts()
+                found = counts.column("split")[out].value_counts()
             for split, cells in found.items():
                 if cells:
                     total[str(split)] = total.get(str(split), 0) + int(cells)
     return dict(sorted(total.items()))
-
-
-class _Spill:
-    """Rows by split and bucket: in memory where one bucket holds all, else in Arrow files."""
-
-    def __init__(self, folder: Path, header: Header, n_buckets: int) -> None:
-        self.folder, self.names, self.n_buckets = folder, list(header.cells), n_buckets
-        self._memory: dict[str, list[pa.RecordBatch]] = {}
-        self._writers: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
-
-    def add(self, batch: pa.RecordBatch, splits: np.ndarray, buckets: np.ndarray) -> None:
-        import numpy as np
-
-        from cellmill.exports.gather import take_rows
-
-        place = splits.astype(np.int64) * self.n_buckets + buckets
-        batch = take_rows(batch, np.argsort(place, kind="stable"))
-        codes, sizes = np.unique(place, return_counts=True)
-        for code, size, stop in zip(codes, sizes, sizes.cumsum(), strict=True):
-            rows = batch.slice(stop - size, size)
-            name, bucket = self.names[int(code) // self.n_buckets], int(code) % self.n_buckets
-            if self.n_buckets == 1:
-                self._memory.setdefault(name, []).append(rows)
-                continue
-            if (name, bucket) not in self._writers:
-                self._writers[name, bucket] = pa.ipc.new_file(self.folder / f"{name}.{bucket}.arrow", batch.schema)
-            self._writers[name, bucket].write(rows)
-
-    def take(self, split: str, bucket: int) -> pa.RecordBatch | None:
-        """The rows of one split and bucket, and no longer kept."""
-        from cellmill.exports.gather import joined
-
-        if self.n_buckets == 1:
-            return joined(pa.Table.from_batches(self._memory.pop(split))) if split in self._memory else None
-        writer = self._writers.pop((split, bucket), None)
-        if writer is None:
-            return None
-        writer.close()
-        path = self.folder / f"{split}.{bucket}.arrow"
-        with pa.OSFile(str(path)) as stream, pa.ipc.open_file(stream) as reader:
-            batch = joined(reader.read_all())
-        path.unlink()
-        return batch
 
 
 def in_groups(
@@ -301,10 +262,9 @@ def common_schema(parts: Sequence[PartFiles], columns: Sequence[str]) -> pa.Sche
 
     types: dict[str, pa.DataType] = {}
     for part in parts:
-        with CountsPart(part.processed) as counts:
-            table = counts.obs_table().select(columns)
         for name in columns:
-            column = table[name]
+            with CountsPart(part.processed) as counts:
+                column = counts.obs_table([name])[name]
             if column.null_count == len(column):
                 types.setdefault(name, pa.null())
                 continue

@@ -92,10 +92,13 @@ def batches_of(part: CountsPart, column: str | None) -> tuple[np.ndarray, np.nda
 
     Without a column all cells are of the batch ``(all)``; cells without a value are of the batch ``(missing)``.
     """
-    training = (part.obs["split"] == "train").to_numpy()
-    names, codes = np.unique(obs_strings(part.obs, column, part.path)[training].astype(str), return_inverse=True)
+    training = (part.column("split") == "train").to_numpy()
     found = np.full(part.n_cells, -1, np.int64)
-    found[training] = codes
+    if column is None:
+        found[training] = 0
+        return np.array(["(all)"] * bool(training.any()), str), found
+    values = obs_strings(part.column(column).to_frame(), column, part.path)
+    names, found[training] = np.unique(values[training].astype(str), return_inverse=True)
     return names, found
 
 

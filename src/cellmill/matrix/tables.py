@@ -41,12 +41,12 @@ def column_names(group: h5py.Group) -> list[str]:
     return [_text(name) for name in group.attrs["column-order"]]
 
 
-def read_column(group: h5py.Group, name: str) -> pd.Series:
-    """One column of it, numbered from 0; the others are not read."""
+def read_column(group: h5py.Group, name: str, rows: slice = slice(None)) -> pd.Series:
+    """One column of it, or its index, numbered from 0; the others are not read."""
     try:
-        return pd.Series(_column(group[name]), name=name)
+        return pd.Series(_column(group[name], rows), name=name)
     except NotImplementedError:
-        return _by_anndata(group)[name].reset_index(drop=True)
+        return _by_anndata(group)[name][rows].reset_index(drop=True)
 
 
 def _by_anndata(group: h5py.Group) -> pd.DataFrame:
