@@ -21,6 +21,12 @@ from isal import isal_zlib
 from cellmill.matrix.tables import ParquetTable, write_dict, write_table
 
 CHUNK_VALUES = 1 << 17
+FIRST_BYTES = 8
+"""Of a chunk, compressed by themselves.
+
+Where ISA-L (2.32) begins with more than 16 bytes, it takes a part of an address for the hash of those at position 2
+(``write_first_byte`` of its ``igzip_icf_body``): one chunk in some ten thousand had other bytes in another process.
+"""
 ROOM_TO_FINISH = 32 << 20
 """What HDF5 may hold back, in bytes: a block of rows, and its caches."""
 
@@ -44,7 +50,10 @@ def compressed(values: np.ndarray, length: int = CHUNK_VALUES) -> bytes:
     values = np.ascontiguousarray(values)
     planes = np.empty(values.nbytes, np.uint8)
     shuffle(values.view(f"u{values.itemsize}"), values.itemsize, planes)
-    return isal_zlib.compress(planes, 1)
+    stream = isal_zlib.compressobj(1)
+    first = stream.compress(planes[:FIRST_BYTES]) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
+    rest: bytes = stream.compress(planes[FIRST_BYTES:]) + stream.flush()
+    return first + rest
 
 
 Put = Callable[[h5py.Dataset, tuple[int, ...], np.ndarray, int], None]
