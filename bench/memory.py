@@ -1,4 +1,4 @@
-"""Whether memory grows with the cells: the peak of every job on atlases of two sizes, each in one part."""
+"""Whether memory grows with the cells, and what rules ask for: every job on atlases of two sizes, each in one part."""
 
 from __future__ import annotations
 
@@ -14,37 +14,54 @@ CONFIG = {
     "embedders": {"scvi": {"kind": "scvi", "n_genes": 200, "train": {"max_epochs": 1}}},
     "exports": {"h5ad": {"cells": {"kind": "counts"}}},
 }
-EMBEDDERS = ["pca", "scvi", "model"]
-EXPORTS = ["h5ad/cells", "zarr/counts"]
+EMBEDDERS = ["hvg", "pca", "scvi", "model"]
+EXPORTS = [
+    *("h5ad/cells", "zarr/counts", "hdf5/counts", "scdl/counts", "packed/counts", "mds/counts"),
+    *("hf/cells", "hf/expression", "hf/multiplets", "geneformer/tokens"),
+]
 TARGETS = [
     *(f"results/atlas/embedded/{e}/0.npy" for e in EMBEDDERS),
     *(f"results/atlas/{e}/manifest.json" for e in EXPORTS),
+    "results/atlas/report/index.html",
 ]
+SNAKEMAKE_MB = 250
+"""What Snakemake's own processes take in a job of a cluster."""
 
 
 def table(atlases: dict[int, Path]) -> str:
-    """A line for each rule, a column for each number of cells, and what each cell takes between the two."""
+    """A line for each rule: its largest job of either size, what a cell takes between the two, and what it asks for."""
     with tempfile.TemporaryDirectory() as folder:
         embedders = CONFIG["embedders"] | {"model": {"kind": "transformer", "tokenizer": "short", "model": folder}}
         _save_model(Path(folder))
         found = {
-            cells: {
-                job["rule"]: job["mb"]
-                for job in workflow(
-                    [path],
-                    targets=TARGETS,
-                    exports=EXPORTS,
-                    more={"embedders": EMBEDDERS},
-                    config=CONFIG | {"embedders": embedders},
-                )
-            }
+            cells: workflow(
+                [path],
+                targets=TARGETS,
+                exports=EXPORTS,
+                columns={"label": "cell_type"},
+                more={"embedders": EMBEDDERS},
+                config=CONFIG | {"embedders": embedders},
+            )
             for cells, path in atlases.items()
         }
     few, many = sorted(found)
-    lines = [f"{'peak MB of':<24}{few:>12,}{many:>12,} cells{'bytes per cell':>18}"]
-    for rule, peak in sorted(found[many].items(), key=lambda item: -item[1]):
-        grown = (peak - found[few][rule]) * 1e6 / (many - few)
-        lines.append(f"{rule:<24}{found[few][rule]:>12,.0f}{peak:>12,.0f}      {grown:>18,.0f}")
+    peaks, asked = (
+        {
+            cells: {job["rule"]: max(j[of] for j in jobs if j["rule"] == job["rule"]) for job in jobs}
+            for cells, jobs in found.items()
+        }
+        for of in ("mb", "asked")
+    )
+    lines = [
+        f"{'MB of':<20}{few:>10,}{many:>10,} cells{'bytes per cell':>16}{'asked':>9}{'asked':>9}{'used of it':>12}"
+    ]
+    for rule, peak in sorted(peaks[many].items(), key=lambda item: -item[1]):
+        grown = (peak - peaks[few][rule]) * 1e6 / (many - few)
+        share = (peak + SNAKEMAKE_MB) / asked[many][rule]
+        lines.append(
+            f"{rule:<20}{peaks[few][rule]:>10,.0f}{peak:>10,.0f}      {grown:>16,.0f}"
+            f"{asked[few][rule]:>9,.0f}{asked[many][rule]:>9,.0f}{share:>12.0%}"
+        )
     return "\n".join(lines)
 
 

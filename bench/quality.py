@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -90,9 +91,10 @@ def workflow(
     config: dict[str, Any] | None = None,
     then: Callable[[Path], None] = lambda folder: None,
 ) -> list[dict[str, Any]]:
-    """The jobs of Snakemake on two cores, from raw files to ``targets``: ``rule``, CPU seconds ``s`` and peak ``mb``.
+    """The jobs of Snakemake on two cores, to ``targets``: ``rule``, CPU seconds ``s``, ``mb`` and ``asked``.
 
-    Both stand in the last line of each log. CPU seconds depend little on what else the machine does.
+    Seconds and the peak in MB stand in the last line of each log, the MB asked for in its benchmark file.
+    CPU seconds depend little on what else the machine does.
     The start of Snakemake and of every job is in the time that the caller measures.
     ``more`` keys of the dataset; entries of a section of ``config``, such as ``embedders``, are added to those there.
     ``then`` sees the folder before it is deleted.
@@ -108,7 +110,8 @@ def workflow(
             values[section] |= entries
         (folder / "config" / "config.yaml").write_text(yaml.safe_dump(values))
         command = [sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"), "--cores", "2"]
-        command += ["--scheduler", "greedy", "--quiet", "all", "--config", 'datasets=["atlas"]']
+        command += ["--scheduler", "greedy", "--benchmark-extended", "--quiet", "progress", "rules"]
+        command += ["--config", 'datasets=["atlas"]']
         if mirror := os.environ.get("CELLMILL_SHARED_DATA"):  # of outside files that tokenizers need
             command.append(f"mirror={mirror}")
         command.append("--")
@@ -118,7 +121,9 @@ def workflow(
         jobs = []
         for log in sorted((folder / "logs").glob("*/*.log")):
             cpu, mb = TAKEN.findall(log.read_text())[-1]
-            jobs.append({"rule": log.parent.name, "s": float(cpu), "mb": float(mb)})
+            file = folder / "benchmarks" / log.parent.name / f"{log.stem}.jsonl"
+            asked = json.loads(file.read_text().splitlines()[-1])["resources"]["mem_mb"]
+            jobs.append({"rule": log.parent.name, "s": float(cpu), "mb": float(mb), "asked": float(asked)})
         then(folder)
         return jobs
     finally:

@@ -13,6 +13,8 @@ from .run import ended, start
 from .slurm import Cluster
 
 pytestmark = pytest.mark.slow
+SNAKEMAKE_MB = 250
+"""What Snakemake's own processes take beside a job."""
 GPU = ("--set-resources", "embed_part:slurm_partition=gpu", "embed_part:gpu=1")
 
 
@@ -35,7 +37,7 @@ def _line(profile: str, project: Project, submissions: int | None = None) -> str
 def test_the_cluster_gives_the_bytes_of_one_machine(
     finished: Project, project: Project, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ):
-    """Every rule runs in its partition, all of results/ is equal, no job used more memory than it asked for."""
+    """Every rule runs in its partition, all of results/ is equal, and memory asked for is near what was used."""
     ended(start(project, cluster, *GPU), project, cluster, seconds=1200)
     assert digests(project.root / "results", without=TIMES) == digests(finished.root / "results", without=TIMES)
 
@@ -47,16 +49,17 @@ def test_the_cluster_gives_the_bytes_of_one_machine(
 
     rows = _jobs(project)
     assert len({row["rule"] for row in rows}) > 15
-    over = {
-        r["rule"]: (r["peak_mb"], r["asked_mb"])
-        for r in rows
-        if r["peak_mb"] and float(r["peak_mb"]) + 250 > float(r["asked_mb"])
-    }
-    assert not over, "a job and Snakemake's own processes beside it need more than was asked for"
+    used = {(r["rule"], r["job"]): float(r["peak_mb"]) + SNAKEMAKE_MB for r in rows if r["peak_mb"]}
+    asked = {(r["rule"], r["job"]): float(r["asked_mb"]) for r in rows if r["peak_mb"]}
+    far = {job: (used[job], asked[job]) for job in used if not 0.35 < used[job] / asked[job] < 1}
+    assert not far, "a job and Snakemake's processes beside it need more than was asked for, or much less"
+    share = sum(used.values()) / sum(asked.values())
+    assert share > 0.5, "of the memory that is asked for, most is used"
     with capsys.disabled():
         print("\nprofile          jobs  submissions  seconds  seconds in all  CPU seconds")
         print(_line("profiles/local", finished))
         print(_line("profiles/slurm", project, len(places)))
+        print(f"of the memory that jobs asked for, {share:.0%} was used")
 
 
 def test_parts_that_a_plan_names_are_grouped_and_run_once(project: Project, cluster: Cluster):

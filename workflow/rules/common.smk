@@ -165,11 +165,18 @@ def spare_threads(wildcards):
     return 1 if parts is None else max(1, min(4, (workflow.cores or 1) // len(parts)))
 
 
-def by_input(base, per_gb):
-    """A resource that grows with what the job reads, and with the attempt: ``base``, and so much for each GB of input."""
+def by_input(base, per_gb, only=None):
+    """A resource that grows with what the job reads, and with the attempt: ``base``, and so much for each GB of input.
+
+    MB of memory are what docs/scale.md shows of the rule, with Snakemake's two processes in the job (250 MB) and some room.
+    ``only`` names the input that counts, where memory grows with no other.
+    """
 
     def amount(wildcards, input, attempt):
-        size = sum(os.path.getsize(path) for path in input if os.path.isfile(path))
+        files = input if only is None else input.get(only) or []
+        size = sum(
+            os.path.getsize(path) for path in ([files] if isinstance(files, str) else files) if os.path.isfile(path)
+        )
         return int((base + per_gb * size / 1e9) * attempt)
 
     return amount
@@ -443,6 +450,11 @@ def table_of_genes(wildcards):
     return gene_table(spec.genes.table, spec.organism)
 
 
+def gene_memory(wildcards, input, attempt):
+    """In MB: sums and histograms of every gene; of each batch, too, where genes are ranked by batch."""
+    return by_input(1000, 2000 if dataset_of(wildcards).variable_genes.by_batch else 100)(wildcards, input, attempt)
+
+
 def list_of_genes(wildcards):
     """The list of genes that is the gene space, where the dataset names one."""
     return gene_list(dataset_of(wildcards).genes.space)
@@ -590,6 +602,18 @@ def embedder_spec(wildcards):
     if wildcards.embedder not in known:
         raise WorkflowError(f"No embedder '{wildcards.embedder}' in config/config.yaml, which has: {', '.join(known)}.")
     return known[wildcards.embedder]
+
+
+def by_gene_pairs(base, per_pair):
+    """Memory that grows with the square of the embedder's genes: ``base`` MB, and so many bytes for each two of them."""
+    return lambda wildcards, attempt: int((base + per_pair * embedder_spec(wildcards).n_genes ** 2 / 1e6) * attempt)
+
+
+def with_device(of_cpu):
+    """Memory of a rule that runs a model: on a GPU, CUDA and its libraries take 3 GB of the host besides."""
+    return lambda wildcards, input, attempt: (
+        of_cpu(wildcards, input, attempt) + (3000 * attempt if embedder_spec(wildcards).gpus else 0)
+    )
 
 
 def embedder_model(wildcards):

@@ -21,7 +21,7 @@ rule measure_covariance:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_gene_pairs(1000, 60),
         runtime=by_input(20, 30),
     params:
         n_genes=lambda wildcards: embedder_spec(wildcards).n_genes,
@@ -46,7 +46,7 @@ rule fit_pca:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=by_gene_pairs(550, 60),
         runtime=30,
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
@@ -73,7 +73,7 @@ rule embed_part:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(900, 300),
         runtime=by_input(20, 30),
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
@@ -103,7 +103,7 @@ rule embed_tokens:
     threads: spare_threads
     resources:
         gpu=lambda wildcards: embedder_spec(wildcards).gpus,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=with_device(by_input(1300, 3000, only="model")),
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
@@ -129,7 +129,7 @@ rule gather_training:
         "../envs/scvi.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=by_input(1400, 100),
         runtime=by_input(20, 15),
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
@@ -158,7 +158,7 @@ rule fit_scvi:
     threads: 2
     resources:
         gpu=lambda wildcards: embedder_spec(wildcards).gpus,
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        mem_mb=with_device(by_input(1600, 100)),
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),
@@ -188,7 +188,7 @@ rule embed_scvi:
     threads: spare_threads
     resources:
         gpu=lambda wildcards: embedder_spec(wildcards).gpus,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=with_device(by_input(1600, 200)),
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         embedder=lambda wildcards: plain(embedder_spec(wildcards)),

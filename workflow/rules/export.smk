@@ -29,7 +29,7 @@ rule export_hf:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="hf/{export}",
@@ -60,7 +60,7 @@ rule export_mds:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="mds/{export}",
@@ -91,7 +91,7 @@ rule export_hdf5:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="hdf5/{export}",
@@ -122,7 +122,7 @@ rule export_h5ad:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="h5ad/{export}",
@@ -153,7 +153,7 @@ rule export_scdl:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="scdl/{export}",
@@ -184,7 +184,7 @@ rule export_geneformer:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="geneformer/{export}",
@@ -215,7 +215,7 @@ rule export_zarr:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="zarr/{export}",
@@ -246,7 +246,7 @@ rule export_packed:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(3000, 100),
+        mem_mb=by_input(1300, 100),
         runtime=by_input(60, 30),
     params:
         path="packed/{export}",

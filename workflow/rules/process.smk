@@ -35,7 +35,7 @@ rule measure_quality:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(1000, 500),
         runtime=by_input(20, 30),
     params:
         counts=lambda wildcards: dataset_of(wildcards).counts_in_raw,
@@ -62,7 +62,7 @@ rule read_labels:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(1000, 1000),
+        mem_mb=by_input(700, 500),
         runtime=by_input(20, 30),
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).label_rules),
@@ -85,7 +85,7 @@ rule set_thresholds:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=by_input(800, 1500),
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         quality=lambda wildcards: plain(dataset_of(wildcards).threshold_rules),
@@ -137,7 +137,7 @@ rule find_duplicates:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=by_input(900, 1000),
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         quality=lambda wildcards: plain(dataset_of(wildcards).quality),
@@ -164,7 +164,7 @@ rule assign_splits:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=by_input(700, 500),
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
@@ -193,7 +193,7 @@ rule count_gene_cells:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(1000, 500),
         runtime=by_input(20, 30),
     params:
         quality=lambda wildcards: plain(dataset_of(wildcards).quality),
@@ -219,7 +219,7 @@ rule unify_genes:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=lambda wildcards, attempt: 800 * attempt,
         runtime=10,
     params:
         genes=lambda wildcards: plain(dataset_of(wildcards).genes),
@@ -252,7 +252,7 @@ rule process_part:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(1000, 700),
         runtime=by_input(20, 30),
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
@@ -278,7 +278,7 @@ rule write_ledger:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=by_input(700, 1000),
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).cell_rules),
@@ -300,7 +300,7 @@ rule measure_genes:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(1100, 1000),
         runtime=by_input(20, 30),
     params:
         scale=lambda wildcards: dataset_of(wildcards).variable_genes.scale,
@@ -323,7 +323,7 @@ rule fit_clip:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=gene_memory,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         contract=str(versions.GENE_CLIP),
@@ -345,7 +345,7 @@ rule measure_clipped:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(1100, 1000),
         runtime=by_input(20, 30),
     params:
         batch=lambda wildcards: dataset_of(wildcards).gene_batch,
@@ -370,7 +370,7 @@ rule rank_genes:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=gene_memory,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         variable_genes=lambda wildcards: plain(dataset_of(wildcards).variable_genes),

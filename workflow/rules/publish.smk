@@ -17,7 +17,7 @@ rule publish_export:
         "../envs/publish.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         hub=lambda wildcards: publish_target(wildcards, "hub"),
@@ -39,7 +39,7 @@ rule publish_parts:
         "../envs/publish.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         target=lambda wildcards: publish_target(wildcards, wildcards.target),

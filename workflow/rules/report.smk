@@ -51,7 +51,7 @@ rule draw_report:
         "../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         label=lambda wildcards: dataset_of(wildcards).columns.label,
@@ -80,7 +80,7 @@ rule draw_doublets:
         "../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        mem_mb=lambda wildcards, attempt: 800 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         contract=str(versions.REPORT),
@@ -102,7 +102,7 @@ rule judge_embedder:
         "../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         rules=lambda wildcards: plain(judge_rules(wildcards)),
@@ -130,7 +130,7 @@ rule compare_embedders:
         "../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=500,
         runtime=10,
     params:
         contract=str(versions.REPORT),
@@ -164,7 +164,7 @@ rule write_report:
         "../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=lambda wildcards, attempt: 700 * attempt,
         runtime=10,
     params:
         title=lambda wildcards: dataset_of(wildcards).title,

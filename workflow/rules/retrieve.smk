@@ -48,7 +48,7 @@ checkpoint plan_dataset:
         "../envs/sources.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         source=lambda wildcards: plain(dataset_of(wildcards).source),
@@ -71,7 +71,7 @@ rule retrieve_file:
         "../envs/sources.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=600,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         member=whole_file_digest,
@@ -100,7 +100,7 @@ rule retrieve_part:
         "../envs/sources.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 1200 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         source=lambda wildcards: plain(dataset_of(wildcards).source.of(wildcards.part)),
@@ -167,7 +167,7 @@ rule enrich_samples:
         "../envs/sources.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         spec=lambda wildcards: plain(enrichment(wildcards)),
@@ -231,7 +231,7 @@ rule draw_subset:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=by_input(1000, 300),
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         rules=lambda wildcards: plain(dataset_of(wildcards).subset_rules),
@@ -260,7 +260,7 @@ rule take_subset:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=by_input(1000, 300),
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         counts=lambda wildcards: dataset_of(wildcards).counts_as_found,

@@ -20,7 +20,7 @@ rule make_vocabulary:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=lambda wildcards, attempt: 800 * attempt,
         runtime=10,
     params:
         vocabulary=lambda wildcards: plain(vocabulary_spec(wildcards)),
@@ -44,7 +44,7 @@ rule build_vocabulary:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=lambda wildcards, attempt: 800 * attempt,
         runtime=10,
     params:
         tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
@@ -68,7 +68,7 @@ rule tokenize_part:
         "../envs/core.yaml"
     threads: spare_threads
     resources:
-        mem_mb=by_input(1500, 1000),
+        mem_mb=by_input(900, 700),
         runtime=by_input(20, 30),
     params:
         tokenizer=lambda wildcards: plain(tokenizer_spec(wildcards)),
