@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from cellmill.columns import Columns
 from cellmill.config_problems import CONFIG_FILE, dataset_problems, export_problems, file_problems, tokenizer_problems
 from cellmill.embedders import Embedder, OfTokens
 from cellmill.embedders.problems import embedder_problems
@@ -28,24 +29,12 @@ from cellmill.sources import Census, ScBaseCount, Source, Tahoe
 from cellmill.sources.download import Download
 from cellmill.sources.obs_rules import Enrich, Join, MissingValues, ObsRules
 from cellmill.sources.subset import Subset, SubsetRules
-from cellmill.spec import Column, Name, Organism, Spec
+from cellmill.spec import Name, Organism, Spec
 from cellmill.tokenizers import Tokenizer
 from cellmill.vocabularies import files as vocabulary_files
 from cellmill.vocabularies.spec import BuildVocabulary
 
 DATASET_FOLDER = "config/datasets"
-
-
-class Columns(Spec):
-    """Which obs columns mean what, and which stay with the cells."""
-
-    batch: Column | None = None
-    """Column of the sequencing batch: thresholds are set and doublets found per batch. `null`: one batch."""
-    label: Column | None = None
-    """Column of the label (cell type): colours the report, captions the multiplets. `null`: none."""
-    keep: list[Column] = []
-    """More obs columns to carry into every export. Batch, label and the columns of the split and of pseudo-bulk stay in
-    any case."""
 
 
 class Dataset(Spec):
@@ -467,4 +456,4 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-__all__ = ["CONFIG_FILE", "Config", "ConfigError", "Dataset", "Project", "json_schema", "load_project"]
+__all__ = ["CONFIG_FILE", "Columns", "Config", "ConfigError", "Dataset", "Project", "json_schema", "load_project"]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import types
+from functools import cache
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
@@ -89,6 +94,34 @@ SECTIONS: tuple[tuple[str, str, type[Spec]], ...] = (
     ("Export `zarr`", "", exports.ZarrCounts),
     ("Export `packed`", "", exports.PackedCounts),
 )
+
+
+@cache
+def _sentences(model: type[Spec]) -> dict[str, str]:
+    """The docstring below each attribute of a class.
+
+    pydantic finds them, too (``use_attribute_docstrings``), but by reading the sources whenever a job or a dry run
+    starts.
+    """
+    (found,) = ast.parse(dedent(inspect.getsource(model))).body
+    assert isinstance(found, ast.ClassDef)
+    return {
+        ast.unparse(attribute.target): inspect.cleandoc(ast.literal_eval(after.value))
+        for attribute, after in pairwise(found.body)
+        if isinstance(attribute, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
+
+
+def _describe(model: type[Spec]) -> None:
+    classes = [base for base in model.__mro__ if issubclass(base, Spec)]
+    for name, field in model.model_fields.items():
+        field.description = next((s[name] for s in map(_sentences, classes) if name in s), None)
+
+
+for _, _, _model in SECTIONS:
+    _describe(_model)
+for _, _, _model in (*SECTIONS, *reversed(SECTIONS)):  # a model takes those inside it as they are then
+    _model.model_rebuild(force=True)
 
 
 def tables() -> str:

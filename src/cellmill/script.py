@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from cellmill.errors import CellmillError
 from cellmill.operations.gpus import take_gpu
-from cellmill.sources.ledger import LEDGER as LEDGER
 
 if TYPE_CHECKING:
     from cellmill.exports.export import About
@@ -109,7 +108,7 @@ def part_files(snakemake: Any) -> list[PartFiles]:
 
 def about(snakemake: Any) -> About:
     """What the manifest and the card say of the dataset."""
-    from cellmill.config import Columns
+    from cellmill.columns import Columns
     from cellmill.exports.export import About
 
     said = dict(snakemake.params.about)

@@ -16,6 +16,6 @@ Organism = Literal["homo_sapiens", "mus_musculus", "other"]
 
 
 class Spec(BaseModel):
-    """A validated piece of the configuration; attribute docstrings become its documentation."""
+    """A validated piece of the configuration; attribute docstrings become its documentation (``config_docs``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)

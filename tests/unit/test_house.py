@@ -78,3 +78,18 @@ def test_the_dag_is_built_without_heavy_imports(repo: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "not_asked_for"),
+    [
+        ("cellmill.script", {"numpy", "pydantic", "yaml"}),
+        ("cellmill.quality.splits", {"cellmill.sources", "h5py", "pandas", "scipy.sparse"}),
+        ("cellmill.exports.export", {"cellmill.config", "cellmill.sources", "anndata", "matplotlib"}),
+    ],
+)
+def test_a_job_starts_without_what_it_does_not_use(module: str, not_asked_for: set[str]):
+    """A run is many short jobs: what all of them, what most, and what exports import."""
+    code = f"import sys, {module}; sys.exit(', '.join(sorted({not_asked_for!r} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

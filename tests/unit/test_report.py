@@ -205,6 +205,15 @@ def test_cells_with_equal_vectors_and_one_dimension_can_be_drawn(tmp_path: Path)
     assert layout.shape == (20, 2) and np.isfinite(layout).all()
 
 
+def test_what_umap_learn_compiles_is_kept():
+    """Every function that a layout needs is found by its name, and was read from numba's cache or written to it."""
+    umap.layout_of(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    functions = umap.compiled_functions()
+    assert tuple(functions) == umap.COMPILED
+    for name, function in functions.items():
+        assert {*function.stats.cache_hits, *function.stats.cache_misses}, name
+
+
 def test_a_sample_is_the_first_cells_in_hash_order(made: Made, tmp_path: Path):
     """A smaller sample is the beginning of a larger one, in parts and in one; of all cells and of a split."""
     apart = dataset(tmp_path, parts=True)

@@ -17,8 +17,5 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def rerunnable(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished run, with its history, to change and run again."""
-    import shutil
-
-    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
+    """A copy of the finished run."""
+    return finished.copy(tmp_path / "copy")

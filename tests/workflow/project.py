@@ -52,6 +52,11 @@ class Project:
                 shutil.copy2(source, target)
         return cls(root)
 
+    def copy(self, root: Path) -> Project:
+        """All of it, with its history, to change and run again."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Project(root)
+
     def command(self, *args: str, cores: int = 2) -> list[str]:
         return [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", str(cores), *args]
 

@@ -6,66 +6,44 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
+import yaml
 
 from .project import EXPORTS, TIMES, Project, digests
 
 SEED = 20_261_120
-DATASET = {"title": "Cells", "columns": {"label": "bulk_labels", "keep": ["louvain"]}, "exports": EXPORTS}
+DATASET = "pbmc68k"
 MADE_FROM = (r"(^|/)manifest\.json$",)
 """A manifest names its parts and library versions; everything else in an export must be equal."""
 
 
-def test_one_core_gives_the_bytes_of_two(finished: Project, project: Project):
-    """Every file of results/, reports and manifests included, is the same for one core and for two."""
-    project.run(cores=1)
-    assert digests(project.root / "results", without=TIMES) == digests(finished.root / "results", without=TIMES)
-
-
-def _whole(project: Project, finished: Project) -> anndata.AnnData:
-    raw = anndata.read_h5ad(finished.results("pbmc68k") / "raw" / "0.h5ad")
-    (project.root / "data").mkdir()
-    return raw
-
-
-@pytest.fixture(scope="module")
-def one_file(finished: Project, tmp_path_factory) -> Project:
-    """The bundled cells as one local file."""
-    project = Project.create(tmp_path_factory.mktemp("one"))
-    _whole(project, finished).write_h5ad(project.root / "data" / "all.h5ad")
-    project.write_dataset("cells", source={"kind": "files", "files": {"0": "data/all.h5ad"}}, **DATASET)
-    project.run("--config", 'datasets=["cells"]')
-    return project
-
-
-def test_three_files_in_another_order_give_the_bytes_of_one(finished: Project, project: Project, one_file: Project):
+def test_three_files_in_another_order_give_the_bytes_of_one(finished: Project, project: Project):
     """Cells spread over three files, genes shuffled in one: thresholds, genes, models and exports stay the same."""
-    raw = _whole(project, finished)
+    raw = anndata.read_h5ad(finished.results(DATASET) / "raw" / "0.h5ad")
     rng = np.random.default_rng(SEED)
     order = rng.permutation(raw.n_obs)
+    (project.root / "data").mkdir()
     for name, rows in zip("cab", np.split(order, [150, 420]), strict=True):
         part = raw[rows]
         if name == "a":
             part = part[:, rng.permutation(raw.n_vars)]
         part.copy().write_h5ad(project.root / "data" / f"{name}.h5ad")
+    said = yaml.safe_load((project.root / "config" / "datasets" / f"{DATASET}.yaml").read_text())
     files = {name: f"data/{name}.h5ad" for name in "cab"}
-    project.write_dataset("cells", source={"kind": "files", "files": files}, **DATASET)
-    project.run("--config", 'datasets=["cells"]')
-    for made in (project, one_file):
-        assert len(list((made.results("cells") / "processed").glob("*.h5ad"))) in (1, 3)
+    project.write_dataset(DATASET, **said | {"source": {"kind": "files", "files": files}})
+    project.run()
+    one, three = (made.results(DATASET) for made in (finished, project))
+    assert [len(list((base / "processed").glob("*.h5ad"))) for base in (one, three)] == [1, 3]
     for path in ("quality/thresholds.json", "genes/genes.parquet", "genes/space.parquet", "embedded/pca/model/pca.npz"):
-        assert (project.results("cells") / path).read_bytes() == (one_file.results("cells") / path).read_bytes(), path
+        assert (one / path).read_bytes() == (three / path).read_bytes(), path
     for export in EXPORTS:
-        one, three = (digests(p.results("cells") / export, without=MADE_FROM) for p in (one_file, project))
-        assert one == three, export
-        assert one_file.manifest("cells", export)["ledger"] == project.manifest("cells", export)["ledger"]
+        assert digests(one / export, without=MADE_FROM) == digests(three / export, without=MADE_FROM), export
+        assert finished.manifest(DATASET, export)["ledger"] == project.manifest(DATASET, export)["ledger"]
     for figure in ("quality.svg", "cells.svg", "genes.svg", "umap.png"):
-        paths = [p.results("cells") / "report" / figure for p in (one_file, project)]
-        assert paths[0].read_bytes() == paths[1].read_bytes(), figure
+        assert (one / "report" / figure).read_bytes() == (three / "report" / figure).read_bytes(), figure
 
 
 def _kill_everything(process) -> None:
@@ -74,16 +52,19 @@ def _kill_everything(process) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("trial", range(2))
-def test_a_killed_run_is_finished_by_a_plain_rerun(finished: Project, project: Project, trial: int):
-    """After kill -9 of the whole run at random moments, the same command ends in the same bytes."""
-    rng = random.Random(SEED + trial)
-    process = project.start(cores=2)
+@pytest.mark.parametrize("cores", [2, 1], ids=["two_cores", "one_core"])
+def test_a_killed_run_is_finished_by_a_plain_rerun(finished: Project, project: Project, cores: int):
+    """After kill -9 of the whole run at a random moment, the same command ends in the same bytes.
+
+    Every file of results/, reports and manifests included, is the same for one core and for two.
+    """
+    rng = random.Random(SEED + cores)
+    process = project.start(cores=cores)
     time.sleep(rng.uniform(4, 25))
     _kill_everything(process)
     for path in (project.root / "results").rglob("*"):
         assert not path.name.endswith(".part"), path
-    project.run(cores=2)
+    project.run(cores=cores)
     left = (*TIMES, r"\.partial(/|$)", r"\.scratch-")
     assert digests(project.root / "results", without=left) == digests(finished.root / "results", without=TIMES)
 
@@ -104,4 +85,3 @@ def test_a_second_run_beside_the_first_is_refused(project: Project):
         assert "Another run is at work in this folder" in output
     finally:
         _kill_everything(first)
-    _ = Path

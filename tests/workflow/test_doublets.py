@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import anndata
@@ -30,7 +31,8 @@ def described(project: Project, **doublets: object) -> None:
         columns={"batch": "lane", "label": "kind"},
         quality={"mads": {}, "doublets": {**DOUBLETS, **doublets}},
         embedders=[],
-        exports=["hf/cells"],
+        tokenizers=[],
+        exports=["hf/plain"],
     )
 
 
@@ -40,6 +42,7 @@ def lanes(folder: Path) -> Project:
     obs = {"lane": rng.permutation(np.repeat(["one", "two"], 300)), "kind": np.where(made.doublet, "doublet", "cell")}
     whole = write_raw(project.root / "data" / "whole.h5ad", made.counts, obs=obs)
     split_raw(whole, project.root / "data", {"a": np.arange(350), "b": np.arange(350, 600)})
+    project.edit_config({"exports": {"hf": {"plain": {"kind": "expression"}}}})
     described(project)
     return project
 
@@ -56,7 +59,7 @@ def test_predicted_doublets_are_dropped_from_every_file(made: Project):
     """Processed parts and the export have none, the ledger counts them, and most of the planted are among them."""
     results = made.results("lanes")
     obs = pd.concat([anndata.read_h5ad(results / "processed" / f"{part}.h5ad").obs for part in "ab"])
-    exported = pd.concat([pd.read_parquet(results / "hf" / "cells" / split) for split in ("train", "val", "test")])
+    exported = pd.concat([pd.read_parquet(results / "hf" / "plain" / split) for split in ("train", "val", "test")])
     dropped = account(results / "quality" / "ledger.parquet")["dropped"]["doublet"]
     assert len(obs) == len(exported) == 600 - dropped
     assert not obs["predicted_doublet"].any() and not exported["predicted_doublet"].any()
@@ -77,9 +80,10 @@ def test_the_page_says_what_became_of_the_doublets(made: Project):
 
 
 def test_one_core_gives_the_same_scores(made: Project, tmp_path: Path):
-    """Every file of results/, byte for byte."""
-    again = lanes(tmp_path / "again")
-    again.run(*CONFIG, cores=1)
+    """Every file of results/, byte for byte: the scores and all that follows from them are made again."""
+    again = made.copy(tmp_path / "again")
+    shutil.rmtree(again.results("lanes") / "quality" / "doublets")
+    again.run("--forcerun", "score_doublets", *CONFIG, cores=1)
     assert digests(again.root / "results", without=TIMES) == digests(made.root / "results", without=TIMES)
 
 

@@ -37,7 +37,7 @@ def blood(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
         },
         quality={"mads": {"pct_counts_hla": 4}, "max_pct": {"calprotectin": 1.5}},
         tokenizers=[],
-        embedders=["hvg"],
+        embedders=[],
         exports=["scdl/counts"],
     )
     project.run(*DATASET)

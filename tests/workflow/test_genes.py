@@ -31,7 +31,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Proje
         },
         genes={"table": "auto"},
         quality={"mads": {}},
-        embedders=["hvg"],
+        embedders=[],
         tokenizers=["rank"],
         exports=["scdl/counts", "hf/plain"],
         cell_ids="part_barcode",

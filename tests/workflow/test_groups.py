@@ -35,7 +35,7 @@ def placenta(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Pro
         quality={"mads": {}},
         split={"by": "donor_id", "fractions": {"train": 0.6, "val": 0.2, "test": 0.2}},
         tokenizers=["geneformer_v1", "geneformer_v2", "rank"],
-        exports=["hf/cells", "mds/tokens", "scdl/counts"],
+        exports=["hf/cells"],
     )
     project.run("--config", 'datasets=["placenta"]')
     return project

@@ -20,7 +20,12 @@ from ..unit.store import Store, cut_at, refuse
 from ..unit.test_hub import GENES, TOKENS, counts, filled
 from .project import Project
 
-CONFIG = ["--config", 'datasets=["files","shards","sliced","bulk"]']
+DATASETS = ("files", "shards", "sliced", "bulk")
+ASKED = [
+    *("--config", f"datasets={json.dumps(DATASETS)}", "--"),
+    *(f"results/{name}/hf/plain/manifest.json" for name in DATASETS),
+    "results/bulk/report/index.html",
+]
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         patch.setenv("STORAGE_EMULATOR_HOST", store.address)
-        first = project.run("-n", *CONFIG)  # nothing is there to be asked
+        first = project.run("-n", *ASKED)  # nothing is there to be asked
         patch.setenv("HF_ENDPOINT", hub.address)
         patch.setenv("HF_TOKEN", TOKEN)
         name = "archs4/human_gene.h5"
         store.objects[name] = (made / "human_gene.h5").read_bytes()
         store.faults[name] = [refuse(503, Retry_After="0")]
-        project.run(*CONFIG, "--until", "plan_dataset")
+        project.run("--until", "plan_dataset", *ASKED)
         store.faults[name] = [cut_at(3_000), refuse(429, Retry_After="0")]
         repo.commit("later", {"data/other.h5ad": b"after the plan"})
-        project.run(*CONFIG)
+        project.run(*ASKED)
         yield Finished(project, hub, store, repo, samples, first)
 
 
@@ -113,7 +118,7 @@ def test_samples_of_archs4_were_fetched_once_through_faults(finished: Finished) 
 
 def test_nothing_is_left_to_do_and_no_token_is_anywhere(finished: Finished) -> None:
     """Neither in logs nor in results."""
-    assert finished.project.planned(*CONFIG) == {}
+    assert finished.project.planned(*ASKED) == {}
     texts = [p for f in ("logs", "results") for p in (finished.project.root / f).rglob("*") if p.is_file()]
     assert texts and [p for p in texts if TOKEN[:12].encode() in p.read_bytes()] == []
     assert [

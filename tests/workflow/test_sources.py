@@ -22,7 +22,12 @@ from .project import Project
 
 SOURCE = {"kind": "scbasecount", "cells": 500, "seed": 1, "part_cells": 320, "filters": []}
 QUALITY = {"mads": {}, "min_counts": 1}
-CONFIG = ["--config", 'datasets=["atlas","sliced","drawn"]']
+DATASETS = ("atlas", "sliced", "drawn")
+ASKED = [
+    *("--config", f"datasets={json.dumps(DATASETS)}", "--"),
+    *(f"results/{name}/hf/plain/manifest.json" for name in DATASETS),
+    "results/atlas/report/index.html",
+]
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,12 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atlas]:
     with Store() as store, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-        first = project.run("-n", *CONFIG)  # nothing is there to be asked
+        first = project.run("-n", *ASKED)  # nothing is there to be asked
         patch.setenv("STORAGE_EMULATOR_HOST", store.address)
         store.objects |= made.objects
         for name in made.objects:
             store.faults[name] += [cut_at(3_000), refuse(429, Retry_After="1"), refuse(503)]
-        project.run(*CONFIG)
+        project.run(*ASKED)
         yield Atlas(project, store, made, first, read_plan(project.results("atlas") / "plan.tsv"))
 
 
@@ -128,7 +133,7 @@ def test_a_subset_is_drawn_of_planned_parts(atlas: Atlas) -> None:
 
 def test_a_larger_draw_fetches_what_is_new_alone(atlas: Atlas, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is done twice; a damaged object is an error that leaves nothing, and is fetched when it is whole."""
-    assert atlas.project.planned(*CONFIG) == {}
+    assert atlas.project.planned(*ASKED) == {}
     older, folder = atlas.older, atlas.project.results("atlas") / "raw"
     before = {part: (folder / f"{part}.h5ad").stat().st_mtime_ns for part in older.parts}
     write(atlas.project, 900)
@@ -136,13 +141,13 @@ def test_a_larger_draw_fetches_what_is_new_alone(atlas: Atlas, capsys: pytest.Ca
     for name in atlas.made.objects:
         atlas.store.faults[name] = [damage] if Path(name).stem in new else []
     atlas.store.seen.clear()
-    output = atlas.project.run(*CONFIG, "--retries", "0", expect=1)
+    output = atlas.project.run("--retries", "0", *ASKED, expect=1)
     assert "has the checksum crc32c:" in output and "Traceback" not in output
     kept = set(list(older.parts)[:-1])
     assert {path.stem for path in folder.glob("*.h5ad")} >= kept
     for name in atlas.made.objects:
         atlas.store.faults[name] = []
-    atlas.project.run(*CONFIG)
+    atlas.project.run(*ASKED)
     for part in kept:
         assert (folder / f"{part}.h5ad").stat().st_mtime_ns == before[part]
         for member in older.parts[part]:

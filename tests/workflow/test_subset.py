@@ -55,11 +55,6 @@ def drawn_cells(project: Project, name: str, parts: list[str]) -> list[str]:
     return [c for p in parts for c in anndata.read_h5ad(project.results(name) / "raw" / f"{p}.h5ad").obs_names]
 
 
-def copy_of(project: Project, root: Path) -> Project:
-    shutil.copytree(project.root, root, symlinks=True)
-    return Project(root)
-
-
 @pytest.fixture(scope="module")
 def subset(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same subset of the bundled cells in one part and in three; no cell of one of these passes the filter."""
@@ -137,7 +132,7 @@ def test_what_was_found_is_gone_and_its_source_is_not(subset: Project):
 
 def test_a_larger_subset_holds_the_smaller_one(subset: Project, tmp_path: Path):
     """More cells: found and drawn again, and none is lost; the source is not asked twice for what is there."""
-    project = copy_of(subset, tmp_path / "copy")
+    project = subset.copy(tmp_path / "copy")
     before = drawn_cells(project, "parts", PARTS)
     write_dataset(project, "parts", FILES, subset=SUBSET | {"cells": 300})
     planned = project.planned(*config("parts"))
@@ -149,12 +144,12 @@ def test_a_larger_subset_holds_the_smaller_one(subset: Project, tmp_path: Path):
 
 def test_another_source_or_a_newer_file_is_drawn_from_again(subset: Project, tmp_path: Path):
     """Though what was found is gone, a changed source is seen."""
-    project = copy_of(subset, tmp_path / "copy")
+    project = subset.copy(tmp_path / "copy")
     target = (*config("parts"), "--", "results/parts/raw/a.h5ad")
     assert project.planned(*target) == {}
     anndata.read_h5ad(project.root / FILES["a"])[:150].copy().write_h5ad(project.root / FILES["a"])
     assert project.planned(*target) == {"retrieve_found": 3, "draw_subset": 1, "take_subset": 1}
-    project = copy_of(subset, tmp_path / "other")
+    project = subset.copy(tmp_path / "other")
     shutil.copy2(project.root / "data" / "a.raw.h5ad", project.root / "data" / "c.h5ad")
     write_dataset(project, "parts", FILES | {"a": "data/c.h5ad"})
     assert project.planned(*target) == {"retrieve_found": 3, "draw_subset": 1, "take_subset": 1}

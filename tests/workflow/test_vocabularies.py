@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,25 @@ from .project import Project, digests
 FEW = {"<pad>": 0, "GNLY": 1, "<cls>": 2, "<junk0>": 3}
 
 
-@pytest.fixture
-def two(rerunnable: Project) -> Project:
-    """The finished dataset, another with other genes, and a vocabulary to extend."""
+@pytest.fixture(scope="module")
+def with_genes(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished dataset, another with other genes, and a vocabulary to extend; the genes of both are made."""
+    project = finished.copy(tmp_path_factory.mktemp("vocabularies") / "copy")
     counts = random_counts(60, 3, seed=1)
-    raw = write_raw(rerunnable.root / "other.h5ad", counts, genes=["NEW-B", "NEW-A", "GNLY"])
+    raw = write_raw(project.root / "other.h5ad", counts, genes=["NEW-B", "NEW-A", "GNLY"])
     source = {"kind": "files", "files": {"0": raw.name}}
-    rerunnable.write_dataset(
+    project.write_dataset(
         "other", title="Other", source=source, quality={"mads": {}}, exports=[], tokenizers=[], embedders=[]
     )
-    (rerunnable.root / "few.json").write_text(json.dumps(FEW))
-    return rerunnable
+    (project.root / "few.json").write_text(json.dumps(FEW))
+    project.run("--config", 'datasets=["other"]', "--", "results/other/genes/genes.parquet")
+    return project
+
+
+@pytest.fixture
+def two(with_genes: Project, tmp_path: Path) -> Project:
+    """A copy of both."""
+    return with_genes.copy(tmp_path / "copy")
 
 
 def define(project: Project, datasets: list[str], **vocabularies: Any) -> None:

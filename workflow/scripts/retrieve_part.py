@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cellmill import script
 from cellmill.sources import parse_source
+from cellmill.sources.ledger import LEDGER
 from cellmill.sources.retrieve import retrieve_part
 
 with script.job(snakemake) as job:
@@ -12,7 +13,7 @@ with script.job(snakemake) as job:
         job.wildcards.part,
         Path(job.output.raw),
         Path(job.output.provenance),
-        ledger=script.LEDGER,
+        ledger=LEDGER,
         mirror=script.mirror(job),
         plan=script.plan(job),
         shared=[Path(path) for path in job.input.whole],

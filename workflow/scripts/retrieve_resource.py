@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from cellmill import script
-from cellmill.sources.ledger import retrieve_resource
+from cellmill.sources.ledger import LEDGER, retrieve_resource
 
 with script.job(snakemake) as job:
-    retrieve_resource(
-        job.wildcards.resource, Path(job.output.resource), ledger=script.LEDGER, mirror=script.mirror(job)
-    )
+    retrieve_resource(job.wildcards.resource, Path(job.output.resource), ledger=LEDGER, mirror=script.mirror(job))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from cellmill.contracts import parquet
 from cellmill.contracts.versions import OBS
 from cellmill.errors import CellmillError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_obs(path: str | PathLike[str], table: pa.Table, facts: dict[str, Any]) -> None:
@@ -32,6 +34,8 @@ def laid_over(obs: pd.DataFrame, path: str | PathLike[str], *, where: object) ->
     Raises:
         CellmillError: not of this part.
     """
+    import pandas as pd
+
     table, facts = parquet.read(path, OBS)
     if facts["cells"] != len(obs):
         raise CellmillError(
@@ -45,6 +49,8 @@ def laid_over(obs: pd.DataFrame, path: str | PathLike[str], *, where: object) ->
 
 def to_pandas(values: pa.ChunkedArray) -> Any:
     """Text as categories in their order; numbers and truth by numpy, or nullable where values are missing."""
+    import pandas as pd
+
     type_ = values.type
     if pa.types.is_string(type_):
         coded = values.combine_chunks().dictionary_encode()

@@ -84,6 +84,7 @@ def read_model(path: str | PathLike[str]) -> SavedModel:
 def _listed(file: Path) -> list[Any]:
     """What the file asks for beyond tensors, each with what it gets: numpy's arrays, and ``_Unread``."""
     import numpy as np
+    import numpy._core.multiarray
     import torch
 
     plain: dict[str, Any] = {f"builtins.{t.__name__}": t for t in (bytes, dict, list, set, tuple)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cellmill.config import Columns
+from cellmill.columns import Columns
 from cellmill.contracts import embedding, manifest, vocabulary
 from cellmill.contracts import genes as gene_files
 from cellmill.contracts import ledger as ledger_files

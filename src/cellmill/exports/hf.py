@@ -12,7 +12,8 @@ from cellmill.exports.spec import ExportSpec
 from cellmill.spec import Column, Fraction, Name, PositiveInt, Spec
 
 if TYPE_CHECKING:
-    from cellmill.config import Columns, Dataset
+    from cellmill.columns import Columns
+    from cellmill.config import Dataset
     from cellmill.exports.given import Given
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cellmill.spec import Column, Name, Spec
 
 if TYPE_CHECKING:
-    from cellmill.config import Columns, Dataset
+    from cellmill.columns import Columns
+    from cellmill.config import Dataset
 
 
 class ExportSpec:

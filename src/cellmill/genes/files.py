@@ -1,6 +1,6 @@
 """Which outside files the genes of a dataset need: a gene table, a list of genes, lists of gene sets.
 
-Light on purpose: it is read whenever a DAG is built.
+Light on purpose: it is read whenever a DAG is built, and by most jobs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellmill.errors import nearest
-from cellmill.sources.ledger import LEDGER, Ledger
 from cellmill.spec import Organism
 
 if TYPE_CHECKING:
@@ -43,11 +42,15 @@ def gene_set_files(sets: Mapping[str, str | list[str]]) -> list[str]:
 
 
 def _file(name: str) -> str:
+    from cellmill.sources.ledger import LEDGER, Ledger
+
     return Ledger(LEDGER).path_of(name)
 
 
 def gene_file_problems(dataset: Dataset, base: Path) -> list[str]:
     """What is wrong with the files that ``genes:`` names, before anything runs."""
+    from cellmill.sources.ledger import LEDGER, Ledger
+
     genes, problems = dataset.genes, []
     if genes.table == "auto" and dataset.organism not in TABLES:
         known = ", ".join(TABLES)

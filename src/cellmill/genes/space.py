@@ -15,7 +15,6 @@ import pyarrow as pa
 from cellmill.contracts import genes as contract
 from cellmill.errors import CellmillError
 from cellmill.files import sha256_of
-from cellmill.genes.cells import cells_of_genes
 from cellmill.genes.identifiers import AS_FOUND, KEPT, PartGenes, without_version
 from cellmill.genes.mapping import by_rule, locate
 from cellmill.genes.sets import sets_over_parts
@@ -142,6 +141,8 @@ def _in_few_cells(ids: Sequence[str], gene_cells: Sequence[File], spec: Genes, w
     """The genes that fewer kept cells than ``min_cells`` have."""
     if spec.min_cells == 0:
         return set()
+    from cellmill.genes.cells import cells_of_genes
+
     cells = cells_of_genes(gene_cells)
     rare = {gene for gene in ids if cells[gene] < spec.min_cells}
     if len(rare) == len(ids):

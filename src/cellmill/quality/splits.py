@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -247,6 +246,8 @@ def _strata(
     cells: Iterator[tuple[pa.Table, np.ndarray]], spec: Split, listed: Mapping[str, str], folder: Path
 ) -> Iterator[tuple[str, int, list[int]]]:
     """Per stratum its name, its cells, and the keys at which the splits, by their names, begin."""
+    import pandas as pd
+
     spill, codes = Spill(folder, "strata", np.uint64), dict[str, int]()
     for table, keep in cells:
         ids, strata = table["cell_id"], strata_of(table)

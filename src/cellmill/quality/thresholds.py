@@ -17,7 +17,6 @@ from cellmill.contracts import quality as contract
 from cellmill.errors import CellmillError
 from cellmill.files import scratch
 from cellmill.keys import hash_strings
-from cellmill.quality.labels import refuse_unknown_values
 from cellmill.quality.names import METRICS, bounded_metric
 from cellmill.quality.select import Spill, medians, sortable, unsortable
 from cellmill.quality.spec import Quality
@@ -51,6 +50,8 @@ def set_thresholds(
     Raises:
         CellmillError: a cell id in two parts, a filter's value that no cell has, or no cell that passes.
     """
+    from cellmill.quality.labels import refuse_unknown_values
+
     said = [contract.read_labels(path, columns=[])[1] for path in labels]
     if not any("subset" in facts for facts in said):  # draw_subset has looked, at all cells that were found
         refuse_unknown_values([facts["filters"] for facts in said], spec.filters, where=out)

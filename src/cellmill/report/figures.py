@@ -77,7 +77,7 @@ def draw_report(made: DrawnFrom, *, label: str | None, batch: str | None, splits
         CellmillError: files of a part that do not belong together.
 
     Memory: the obs table of one part, and the vectors of the UMAP.
-    Time: about 15 s, of which most is umap-learn's compilation.
+    Time: about 5 s, and 10 s more where numba has not kept what it compiled of umap-learn.
     """
     ledger = account(made.ledger)
     with style():

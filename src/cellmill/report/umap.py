@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ UMAP_CELLS = 20_000
 """At most so many cells in the UMAP."""
 UMAP_NEIGHBORS = 15
 UMAP_EPOCHS = 200
+COMPILED = ("smooth_knn_dist", "compute_membership_strengths", "_nb_optimize_layout_euclidean_single_epoch")
 NAMES_SHOWN = len(LABEL_COLORS)
 PANELS_PER_ROW = 2
 
@@ -84,6 +86,7 @@ def layout_of(vectors: np.ndarray) -> np.ndarray:
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")  # we transform no further cells
         from umap import UMAP
 
+        _keep_compiled()
         n_neighbors = min(UMAP_NEIGHBORS, len(vectors) - 1)
         with threadpool_limits(1):
             search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(vectors)
@@ -98,6 +101,21 @@ def layout_of(vectors: np.ndarray) -> np.ndarray:
             )
             layout: np.ndarray = model.fit_transform(vectors)
     return layout
+
+
+def compiled_functions() -> dict[str, Any]:
+    """The functions of umap-learn that a layout needs compiled, by name; without those that its version has not."""
+    from umap import layouts, umap_
+
+    found = {**vars(umap_), **vars(layouts)}
+    return {name: found[name] for name in COMPILED if name in found}
+
+
+def _keep_compiled() -> None:
+    """umap-learn compiles its functions anew in each process, for 10 s: numba shall keep them, as it keeps ours."""
+    for function in compiled_functions().values():
+        with suppress(RuntimeError):  # no folder can be written: compiled they are all the same
+            function.enable_caching()
 
 
 def _start(vectors: np.ndarray) -> np.ndarray:
