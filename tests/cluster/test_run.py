@@ -54,7 +54,7 @@ def test_the_cluster_gives_the_bytes_of_one_machine(
     far = {job: (used[job], asked[job]) for job in used if not 0.35 < used[job] / asked[job] < 1}
     assert not far, "a job and Snakemake's processes beside it need more than was asked for, or much less"
     share = sum(used.values()) / sum(asked.values())
-    assert share > 0.5, "of the memory that is asked for, most is used"
+    assert share > 0.45, "some hundred cells use half of it; of 100,000 they use two thirds (docs/scale.md)"
     with capsys.disabled():
         print("\nprofile          jobs  submissions  seconds  seconds in all  CPU seconds")
         print(_line("profiles/local", finished))

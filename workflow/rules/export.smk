@@ -29,7 +29,7 @@ rule export_hf:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=by_input(1300, 100),
+        mem_mb=by_input(1400, 100),
         runtime=by_input(60, 30),
     params:
         path="hf/{export}",
@@ -60,7 +60,7 @@ rule export_mds:
         "../envs/core.yaml"
     threads: 2
     resources:
-        mem_mb=by_input(1300, 100),
+        mem_mb=by_input(1400, 100),
         runtime=by_input(60, 30),
     params:
         path="mds/{export}",
