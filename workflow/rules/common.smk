@@ -610,7 +610,7 @@ def by_gene_pairs(base, per_pair):
 
 
 def with_device(of_cpu):
-    """Memory of a rule that runs a model: on a GPU, CUDA and its libraries take 3 GB of the host besides."""
+    """Memory of what runs a model: on a GPU, CUDA and its libraries take 3 GB of the host besides."""
     return lambda wildcards, input, attempt: (
         of_cpu(wildcards, input, attempt) + (3000 * attempt if embedder_spec(wildcards).gpus else 0)
     )

@@ -98,7 +98,7 @@ def ordered(
     That order is a shuffle, and the same for the same cells in any parts.
     It is made in two passes in bounded memory: rows go to buckets by the first bits of their hash (on the disk of
     ``scratch``, where there is more than one bucket), then each bucket is sorted by itself.
-    Memory: a block of rows or two buckets, and 8 bytes for each cell of a part.
+    Memory: a block of rows, or one bucket with one of its columns again, and 8 bytes for each cell of a part.
 
     Args:
         columns: what ``needs`` returned.
