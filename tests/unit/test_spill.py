@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cellmill.exports.spill import KEY, Spill
+from cellmill.exports.rows import KEY
+from cellmill.exports.spill import Spill
 
 SPLITS = ["train", "test"]
 CODE = """
@@ -21,7 +22,8 @@ from pathlib import Path
 from threading import Event, Thread
 import numpy as np
 import pyarrow as pa
-from cellmill.exports.spill import KEY, Spill
+from cellmill.exports.rows import KEY
+from cellmill.exports.spill import Spill
 buckets, rows, width = 8, 4096, 1000
 spill = Spill(Path(sys.argv[1]), ["train"], bits=3)
 for seed in range(buckets):

@@ -66,6 +66,8 @@ def token_column(tokenizer: str, column: str) -> str:
     return f"tokens:{tokenizer}" if column == "input_ids" else f"tokens:{tokenizer}:{column}"
 
 
+KEY = "_key"
+"""The column of the keys by which rows are sorted, uint64."""
 BLOCK_ROWS = 4_096
 OBS_ROWS = 1 << 16
 """Rows of obs that are read at once, as many as a chunk of the file has."""
@@ -126,11 +128,11 @@ def _sorted(spill: Spill, splits: list[str]) -> Iterator[tuple[str, pa.RecordBat
 
     for split in splits:
         for batch in spill.buckets(split):
-            keys = batch["_key"].to_numpy()
+            keys = batch[KEY].to_numpy()
             order = np.argsort(keys)
             if (np.diff(keys[order]) == 0).any():
-                order = pc.sort_indices(batch, sort_keys=[("_key", "ascending"), ("cell_id", "ascending")]).to_numpy()
-            batch = batch.drop_columns(["_key"])
+                order = pc.sort_indices(batch, sort_keys=[(KEY, "ascending"), ("cell_id", "ascending")]).to_numpy()
+            batch = batch.drop_columns([KEY])
             rows = max(1, min(EMITTED_ROWS, EMITTED_BYTES * batch.num_rows // max(batch.nbytes, 1)))
             for start in range(0, batch.num_rows, rows):
                 yield split, take_rows(batch, order[start : start + rows])
@@ -179,7 +181,7 @@ def _blocks(
             ids = mine["cell_id"].combine_chunks()
             keys = hash_strings(ids, seed=0, purpose="order")
             splits = pc.index_in(mine["split"], names).to_numpy().astype(np.int8)
-            rows: dict[str, pa.Array] = {"cell_id": ids, "_key": pa.array(keys)}
+            rows: dict[str, pa.Array] = {"cell_id": ids, KEY: pa.array(keys)}
             if inflated is not None:
                 _, _, matrix = next(inflated)
                 offsets = pa.array(matrix.indptr.astype(np.int64))

@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from cellmill.exports.gather import joined, take_rows
+from cellmill.exports.rows import BLOCK_ROWS, KEY, in_groups
 
 FAN_OUT_BITS = 6
 """Of one split, 64 files are open at once."""
-BLOCK_ROWS = 4_096
-KEY = "_key"
-"""The column of the keys, uint64."""
 
 
 class Spill:
@@ -69,8 +67,10 @@ class Spill:
                 yield found.pop()
                 continue
             smaller = Spill(self._folder, [split], bits=self._bits - self._here, done=self._done + self._here)
-            for rows in _blocks(path):
-                smaller.add(rows, np.zeros(rows.num_rows, np.int64))
+            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                for _, rows in in_groups(batches, group_rows=BLOCK_ROWS, file_rows=1 << 62):
+                    smaller.add(rows, np.zeros(rows.num_rows, np.int64))
             path.unlink()
             yield from smaller.buckets(split)
 
@@ -91,14 +91,3 @@ def _read(path: Path) -> pa.RecordBatch:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
             found |= zip(names, joined(reader.read_all().select(names)).columns, strict=True)
     return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
-
-
-def _blocks(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, some thousands at once."""
-    waiting: list[pa.RecordBatch] = []
-    with pa.OSFile(str(path)) as stream, pa.ipc.open_file(stream) as reader:
-        for number in range(reader.num_record_batches):
-            waiting.append(reader.get_batch(number))
-            if sum(rows.num_rows for rows in waiting) >= BLOCK_ROWS or number + 1 == reader.num_record_batches:
-                yield joined(pa.Table.from_batches(waiting))
-                waiting = []
